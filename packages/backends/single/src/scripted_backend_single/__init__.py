@@ -1,0 +1,1 @@
+"""Single-device topology for scripted: engine arguments, fixtures, CI stages and scripts."""

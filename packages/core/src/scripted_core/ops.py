@@ -1,0 +1,83 @@
+"""Control operations: what a script posts to the engine beside requests.
+
+Each rides the engine's own inbox and rank broadcast, so that every rank applies it in the same
+iteration, in the order in which the script posted them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from scripted_core.views import PauseMode
+
+
+class Pause(msgspec.Struct, frozen=True, tag=True):
+    """Stop making progress; see :class:`~scripted_core.views.PauseMode`."""
+
+    mode: PauseMode
+
+
+class Continue(msgspec.Struct, frozen=True, tag=True):
+    """Undo a pause."""
+
+    torch_empty_cache: bool = False
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """End exactly this request."""
+
+    rid: str
+
+
+class AbortAll(msgspec.Struct, frozen=True, tag=True):
+    """End every request."""
+
+
+class Flush(msgspec.Struct, frozen=True, tag=True):
+    """Empty the prefix tree, if the engine is idle."""
+
+
+class Evict(msgspec.Struct, frozen=True, tag=True):
+    """Drop unlocked nodes of the prefix tree: all, or the subtree below ``prefix_tokens``."""
+
+    prefix_tokens: tuple[int, ...] | None = None
+
+
+class Exhaust(msgspec.Struct, frozen=True, tag=True):
+    """Run the exhauster called ``name`` with ``params``."""
+
+    name: str
+    params: dict[str, Any]
+
+
+class ReleaseHeld(msgspec.Struct, frozen=True, tag=True):
+    """Give back everything that exhausters hold."""
+
+
+EngineOp = Pause | Continue | Abort | AbortAll | Flush
+"""Operations that the engine itself knows."""
+
+MemoryOp = Evict | Exhaust | ReleaseHeld
+"""Operations on memory that the hook applies on every rank."""
+
+ControlOp = EngineOp | MemoryOp
+
+
+class ControlReceipt:
+    """What became of a posted operation: ``ok`` is ``None`` until the engine has taken it up."""
+
+    def __init__(self, op: ControlOp) -> None:
+        self.op = op
+        self.ok: bool | None = None
+        self.message = ""
+
+    def settle(self, ok: bool, message: str = "") -> None:
+        """Record the outcome; the first one stays."""
+        if self.ok is None:
+            self.ok = ok
+            self.message = message
+
+    def __repr__(self) -> str:
+        return f"ControlReceipt({self.op!r}, ok={self.ok!r}, message={self.message!r})"

@@ -1,0 +1,121 @@
+"""The pytest plugin: a test may *be* its script.
+
+A generator function that takes ``t`` (or carries ``@pytest.mark.scripted``) is collected and run
+inside an engine, one scheduler iteration for each ``yield``. Everything beyond collection is
+imported when the first such test is found, so that other runs pay next to nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from scripted_core.pytest_plugin._options import add_options, register_markers
+
+__all__: list[str] = []
+
+_runtime_key: pytest.StashKey[Any] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the command line and their ini twins."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Hooks that a conftest may implement."""
+    from scripted_registry import pytest_hookspecs
+
+    pluginmanager.add_hookspecs(pytest_hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers."""
+    register_markers(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> Any:
+    """Hand pytest a plain function with the same signature in place of the generator function.
+
+    pytest itself refuses test functions that yield. Asking its own hook again keeps fixtures,
+    parametrization, ``-k``, ``--collect-only`` and classes as they are for any test.
+    """
+    function = obj.__func__ if isinstance(obj, (staticmethod, classmethod)) else obj
+    if not inspect.isgeneratorfunction(function) or not collector.funcnamefilter(name):
+        return None
+    if not _is_scripted(collector, function):
+        return None
+    _ensure_runtime(collector.config)
+    from scripted_core.pytest_plugin._collect import plain_twin
+
+    return collector.ihook.pytest_pycollect_makeitem(
+        collector=collector, name=name, obj=plain_twin(function)
+    )
+
+
+def _is_scripted(collector: pytest.Module | pytest.Class, function: Any) -> bool:
+    if "t" in inspect.signature(function).parameters:
+        return True
+    marks = list(getattr(function, "pytestmark", []))
+    return any(mark.name == "scripted" for mark in marks) or any(
+        True for _ in collector.iter_markers("scripted")
+    )
+
+
+def _ensure_runtime(config: pytest.Config) -> Any:
+    """The part of the plugin that runs scripts; made, and its fixtures registered, on first use."""
+    runtime = config.stash.get(_runtime_key, None)
+    if runtime is None:
+        from scripted_core.pytest_plugin._runtime import ScriptedRuntime
+
+        runtime = ScriptedRuntime(config)
+        config.stash[_runtime_key] = runtime
+        config.pluginmanager.register(runtime, "scripted-runtime")
+    return runtime
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a scripted item."""
+    runtime = pyfuncitem.config.stash.get(_runtime_key, None)
+    if runtime is None or not inspect.isgeneratorfunction(pyfuncitem.obj):
+        return None
+    runtime.run(pyfuncitem)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn errors of the harness or the engine into ERROR; only expectations FAIL."""
+    report = yield
+    runtime = item.config.stash.get(_runtime_key, None)
+    if call.excinfo is not None and call.when == "call" and report.failed:
+        from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
+
+        as_error_if_not_an_expectation(report, call.excinfo.value)
+    if runtime is not None and call.when == "call":
+        runtime.add_sections(item, report)
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """``ERROR`` for what ``pytest_runtest_makereport`` has marked so."""
+    if getattr(report, "scripted_error", False):
+        return "error", "E", "ERROR"
+    return None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Which engines scripted tests would run on, when that was said."""
+    chosen = config.getoption("scripted_backend") or config.getini("scripted_backend")
+    if not chosen:
+        return None
+    return f"scripted: backend {', '.join(chosen)}"

@@ -1,0 +1,57 @@
+"""The engines of a test run: one for each configuration, reused while it is sound."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from scripted_registry import EngineConfig, EngineMode
+
+from scripted_core.errors import ConfigError
+from scripted_core.sessions.base import Session, start_session
+
+_MAX_IN_PROCESS = 8
+ENV_XDIST_SERVERS = "SCRIPTED_XDIST_SERVERS"
+
+
+class EnginePool:
+    """In-process engines side by side (the least recently used one goes), one live server."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._sessions: dict[tuple[EngineConfig, float | None], Session] = {}
+
+    def get(self, config: EngineConfig, *, stall_timeout_s: float | None) -> Session:
+        """A sound session for ``config``; a dirty one is replaced by a fresh one."""
+        key = (config, stall_timeout_s)
+        session = self._sessions.pop(key, None)
+        if session is not None and session.dirty is not None:
+            session.shutdown()
+            session = None
+        if session is None:
+            self._make_room(config.mode)
+            self._config.hook.pytest_scripted_configure_engine(
+                config=self._config, engine_config=config
+            )
+            session = start_session(config, stall_timeout_s=stall_timeout_s)
+        self._sessions[key] = session
+        return session
+
+    def _make_room(self, mode: EngineMode) -> None:
+        if mode is EngineMode.SERVER:
+            if hasattr(self._config, "workerinput") and not os.environ.get(ENV_XDIST_SERVERS):
+                raise ConfigError(
+                    "a server engine in an xdist worker would be one of several on this machine",
+                    hint=f"run with -n 0, or set {ENV_XDIST_SERVERS}=1 if the machine can take it",
+                )
+            leaving = [k for k, s in self._sessions.items() if s.config.mode is mode]
+        else:
+            alike = [k for k, s in self._sessions.items() if s.config.mode is mode]
+            leaving = alike[: max(0, len(alike) - _MAX_IN_PROCESS + 1)]
+        for key in leaving:
+            self._sessions.pop(key).shutdown()
+
+    def close(self) -> None:
+        """Stop every engine."""
+        while self._sessions:
+            self._sessions.popitem()[1].shutdown()

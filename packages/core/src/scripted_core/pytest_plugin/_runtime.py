@@ -1,0 +1,205 @@
+"""Runs scripted items; registered as a plugin of its own when the first one is collected."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
+
+from scripted_core.capabilities import Capability
+from scripted_core.errors import ConfigError, ScriptedError
+from scripted_core.pytest_plugin import _options
+from scripted_core.pytest_plugin._engines import EnginePool
+from scripted_core.sessions.base import Session, make_config
+from scripted_core.sessions.outcome import skipped
+
+_OPTION_NAMES = ("check_invariants", "timeout_s", "stall_timeout_s")
+_session_key: pytest.StashKey[Session] = pytest.StashKey()
+
+
+class ContextPlaceholder:
+    """What a fixture sees as ``t``: the real one exists in the engine, while the script runs."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"t.{name}: t exists only inside the script; a fixture can use scripted_session instead"
+        )
+
+
+class ScriptedRuntime:
+    """Fixtures, parametrization over engines, execution, and the engines of the run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        try:
+            self._installed = ", ".join(sorted(get_plugin_manager().engines())) or "none"
+        except ScriptedError as error:  # a broken plugin is the user's to mend, and no crash of ours
+            raise pytest.Collector.CollectError(str(error)) from None
+        self._engines = EnginePool(config)
+        self._backends = _options.backends(config)
+        self._seed = int(_options.number(config, "scripted_seed", int) or 0)
+        self._timeout_s = _options.number(config, "scripted_timeout", float)
+        trace = _options.option(config, "scripted_trace")
+        self._trace_dir = Path(trace) if trace else None
+
+    # -- fixtures ------------------------------------------------------------------------------
+
+    @pytest.fixture
+    def scripted_backend(self, request: pytest.FixtureRequest) -> str | None:
+        """Name of the engine that this test runs on; ``None`` for the default."""
+        backend: str | None = getattr(request, "param", None)
+        if backend is None and self._backends:
+            backend = self._backends[0]
+        return backend
+
+    @pytest.fixture
+    def scripted_session(
+        self, request: pytest.FixtureRequest, scripted_backend: str | None
+    ) -> Session:
+        """The running engine of this test."""
+        item = request.node
+        session = self._engines.get(
+            self._engine_config(item, scripted_backend),
+            stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
+        )
+        item.stash[_session_key] = session
+        reason = self._skip_reason(item, session)
+        if reason is not None:
+            raise skipped(reason)
+        return session
+
+    @pytest.fixture
+    def t(self, scripted_session: Session) -> ContextPlaceholder:
+        """The script's context: control of, and a look into, the engine."""
+        return ContextPlaceholder()
+
+    # -- collection ----------------------------------------------------------------------------
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Every scripted test on each of several engines."""
+        if len(self._backends) > 1 and "scripted_backend" in metafunc.fixturenames:
+            metafunc.parametrize("scripted_backend", self._backends, indirect=True)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Bring tests of the same server configuration together: a start costs many seconds."""
+        order: dict[EngineConfig, int] = {}
+        keys: list[int] = []
+        for item in items:
+            config = self._server_config(item)
+            keys.append(-1 if config is None else order.setdefault(config, len(order)))
+        items[:] = [item for _, item in sorted(zip(keys, items, strict=True), key=lambda p: p[0])]
+
+    def _server_config(self, item: pytest.Item) -> EngineConfig | None:
+        if not is_scripted(item):
+            return None
+        callspec = getattr(item, "callspec", None)
+        backend = callspec.params.get("scripted_backend") if callspec is not None else None
+        if backend is None and self._backends:
+            backend = self._backends[0]
+        try:
+            config = self._engine_config(item, backend)
+        except (ScriptedError, pytest.UsageError):
+            return None  # the test itself will say so
+        return config if config.mode is EngineMode.SERVER else None
+
+    # -- configuration -------------------------------------------------------------------------
+
+    def _engine_config(self, item: pytest.Item, backend: str | None) -> EngineConfig:
+        kwargs: dict[str, Any] = {}
+        for mark in reversed(list(item.iter_markers("scripted"))):
+            if mark.args:
+                raise ConfigError(
+                    f"@pytest.mark.scripted{mark.args!r} has positional arguments",
+                    hint="engine arguments go by name: @pytest.mark.scripted(page_size=16)",
+                )
+            kwargs.update(mark.kwargs)
+        return make_config(backend, kwargs, seed=self._seed)
+
+    def _script_options(self, item: pytest.Item) -> dict[str, Any]:
+        chosen: dict[str, Any] = {}
+        for mark in reversed(list(item.iter_markers("scripted_options"))):
+            unknown = [name for name in mark.kwargs if name not in _OPTION_NAMES]
+            if unknown or mark.args:
+                raise ConfigError(
+                    f"@pytest.mark.scripted_options does not take {unknown or mark.args}",
+                    hint=f"it takes {', '.join(_OPTION_NAMES)}",
+                )
+            chosen.update(mark.kwargs)
+        return chosen
+
+    def _skip_reason(self, item: pytest.Item, session: Session) -> str | None:
+        for mark in item.iter_markers("scripted_requires"):
+            for name in mark.args:
+                try:
+                    needed = Capability(name)
+                except ValueError:
+                    raise ConfigError(
+                        f"@pytest.mark.scripted_requires({name!r}): no such capability",
+                        hint=f"one of {', '.join(capability.value for capability in Capability)}",
+                    ) from None
+                if needed.value not in session.capabilities:
+                    return f"engine {session.config.engine!r} has no capability {needed.value!r}"
+        reason: str | None = item.ihook.pytest_scripted_skip_reason(
+            item=item, capabilities=session.capabilities
+        )
+        return reason
+
+    # -- execution -----------------------------------------------------------------------------
+
+    def run(self, item: pytest.Function) -> None:
+        """Execute the item's script in the engine that its fixtures brought."""
+        session = item.stash.get(_session_key, None)
+        if session is None:
+            session = item._request.getfixturevalue("scripted_session")
+        function = item.obj
+        names = [name for name in inspect.signature(function).parameters if name != "t"]
+        kwargs = {name: item.funcargs[name] for name in names if name in item.funcargs}
+        options = self._script_options(item)
+        self._add_properties(item, session)
+        try:
+            session.execute_script(
+                function,
+                kwargs=kwargs,
+                timeout_s=options.get("timeout_s", self._timeout_s),
+                check_invariants=options.get("check_invariants", True),
+                want_trace=self._trace_dir is not None,
+            )
+        finally:
+            if self._trace_dir is not None:
+                self._write_trace(item, session, self._trace_dir)
+
+    def _add_properties(self, item: pytest.Function, session: Session) -> None:
+        item.user_properties.append(("scripted_backend", session.config.engine))
+        item.user_properties.append(("scripted_mode", session.config.mode.value))
+        item.user_properties.append(("scripted_seed", str(self._seed)))
+
+    def _write_trace(self, item: pytest.Item, session: Session, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^\w.\-\[\]]+", "_", item.nodeid)
+        lines = (msgspec.json.encode(step) for step in session.last_trace)
+        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+    def add_sections(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Where the trace of a failed test is."""
+        if report.failed and self._trace_dir is not None and is_scripted(item):
+            report.sections.append(("scripted trace", f"written to {self._trace_dir}"))
+
+    def pytest_sessionfinish(self) -> None:
+        """Stop every engine, also after Ctrl-C."""
+        self._engines.close()
+
+    def pytest_report_collectionfinish(self) -> str:
+        """Which engines are installed."""
+        return f"scripted: engines installed: {self._installed}"
+
+
+def is_scripted(item: pytest.Item) -> bool:
+    """Whether an item is a script of ours."""
+    return inspect.isgeneratorfunction(getattr(item, "obj", None))

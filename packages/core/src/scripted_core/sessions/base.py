@@ -1,0 +1,133 @@
+"""What every session offers, and how a configuration becomes one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
+
+from scripted_core.errors import ConfigError, EngineStartError
+from scripted_core.trace import StepTrace
+
+ENV_BACKEND = "SCRIPTED_BACKEND"
+ENV_STALL_TIMEOUT = "SCRIPTED_STALL_TIMEOUT_S"
+DEFAULT_STALL_TIMEOUT_S = 30.0
+EMBEDDED = "reference"
+"""The engine that is taken when none is named and it is installed."""
+
+
+class Session(Protocol):
+    """A running engine that takes scripts, one after the other."""
+
+    config: EngineConfig
+
+    @property
+    def dirty(self) -> str | None:
+        """Why the session takes no more scripts; ``None`` while it does."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the engine can do."""
+        ...
+
+    def execute_script(
+        self,
+        fn: Callable[..., Any],
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        check_invariants: bool = True,
+        want_trace: bool = False,
+    ) -> None:
+        """Reset the engine, then run ``fn(t, *args, **kwargs)`` inside it to its end."""
+        ...
+
+    @property
+    def last_trace(self) -> tuple[StepTrace, ...]:
+        """The latest script iteration by iteration, if it ran with ``want_trace``."""
+        ...
+
+    def event_digest(self) -> str:
+        """Digest of everything that happened in the last script, in order."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the engine; may be called twice."""
+        ...
+
+
+def make_config(
+    backend: str | None,
+    engine_kwargs: Mapping[str, Any],
+    *,
+    mode: EngineMode | None = None,
+    seed: int = 0,
+) -> EngineConfig:
+    """The configuration for ``backend``.
+
+    Without one it is ``$SCRIPTED_BACKEND``, the embedded engine, or the only one that would do.
+
+    Raises ``PluginNotFound`` for an engine that is not installed, ``ConfigError`` for a mode that
+    it does not have or when the choice is open, ``EngineStartError`` when the engine says that it
+    cannot be used here.
+    """
+    plugins = get_plugin_manager()
+    name = backend or os.environ.get(ENV_BACKEND)
+    if name is None:
+        fitting = [
+            spec.name for spec in plugins.engines().values() if mode is None or mode in spec.modes
+        ]
+        if EMBEDDED in fitting:
+            fitting = [EMBEDDED]
+        if len(fitting) != 1:
+            raise ConfigError(
+                f"no backend was chosen and {len(fitting)} installed ones would do"
+                + (f": {', '.join(sorted(fitting))}" if fitting else ""),
+                hint=f"pass backend=…, set ${ENV_BACKEND}, or pip install 'scripted-core[reference]'",
+            )
+        name = fitting[0]
+    spec = plugins.engine(name)
+    chosen = mode or spec.modes[0]
+    if chosen not in spec.modes:
+        raise ConfigError(
+            f"engine {name!r} does not run {chosen.value}",
+            hint=f"it runs {', '.join(m.value for m in spec.modes)}",
+        )
+    missing = spec.check() if spec.check is not None else None
+    if missing is not None:
+        raise EngineStartError(f"engine {name!r} cannot be used here: {missing}")
+    return EngineConfig(engine=name, kwargs=dict(engine_kwargs), mode=chosen, seed=seed)
+
+
+def start_session(config: EngineConfig, *, stall_timeout_s: float | None = None) -> Session:
+    """Start the engine of ``config`` in its mode."""
+    if config.mode is EngineMode.IN_PROCESS:
+        from scripted_core.sessions.in_process import InProcessSession
+
+        return InProcessSession.from_config(config, stall_timeout_s=stall_timeout_s)
+    from scripted_core.sessions.http_server import ScriptedHttpServer
+
+    return ScriptedHttpServer.from_config(config, stall_timeout_s=stall_timeout_s)
+
+
+def stall_timeout(given_s: float | None) -> float:
+    """The stall deadline in seconds: given, from the environment, or the default of 30."""
+    if given_s is not None:
+        return given_s
+    text = os.environ.get(ENV_STALL_TIMEOUT)
+    if text is None:
+        return DEFAULT_STALL_TIMEOUT_S
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise ConfigError(
+            f"{ENV_STALL_TIMEOUT}={text!r} is not a positive number of seconds",
+            hint=f"unset it for the default of {DEFAULT_STALL_TIMEOUT_S:g}",
+        )
+    return value

@@ -1,0 +1,374 @@
+"""``ScriptedHttpServer``: an engine in processes of its own, with its HTTP front."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+import zmq
+from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
+
+from scripted_core.errors import (
+    ConfigError,
+    EngineDied,
+    EngineDirty,
+    EngineError,
+    EngineStartError,
+    HandshakeError,
+    ProtocolMismatch,
+    ReplyTimeout,
+    ScriptedError,
+    ScriptStalled,
+)
+from scripted_core.scripts.reference import reference_of
+from scripted_core.sessions.base import make_config, stall_timeout
+from scripted_core.sessions.launch import ServerLaunch
+from scripted_core.sessions.outcome import raise_remote
+from scripted_core.sessions.server_process import ServerProcess
+from scripted_core.sessions.startup import await_http
+from scripted_core.trace import StepTrace
+from scripted_core.wire.address import create_address
+from scripted_core.wire.messages import (
+    PROTOCOL_VERSION,
+    HookReady,
+    Message,
+    OutOfBandError,
+    RunScript,
+    ScriptFailed,
+    ScriptSucceeded,
+    Shutdown,
+)
+from scripted_core.wire.plain import to_plain
+from scripted_core.wire.progress import ProgressReader
+from scripted_core.wire.transport import TestSideChannel
+
+_log = structlog.get_logger("scripted.session")
+_WATCH_INTERVAL_S = 0.25
+
+
+class ScriptedHttpServer:
+    """A started server engine that takes scripts; a context manager that ends it.
+
+    Every wait polls the wire *and* a pidfd of every engine process under one deadline, so that the
+    death of any of them is seen at once. After a timeout, a stall or a death the server is dirty
+    and refuses further scripts with the reason.
+    """
+
+    def __init__(
+        self, *, config: EngineConfig, launch: ServerLaunch, stall_timeout_s: float
+    ) -> None:
+        self.config = config
+        self._launch = launch
+        self._stall_timeout_s = stall_timeout_s
+        self._dirty: str | None = None
+        self._closed = False
+        self._digest = ""
+        self._trace: tuple[StepTrace, ...] = ()
+        self._request_ids = itertools.count(1)
+        self._plugins = get_plugin_manager()
+        self._address = create_address()
+        self._channel = TestSideChannel(self._address)
+        self._progress = ProgressReader(self._address.progress)
+        self._ready: HookReady | None = None
+        try:
+            if launch.prepare is not None:
+                launch.prepare(self._address.log.parent)
+            self._process = ServerProcess(
+                launch=launch, address=self._address, engine=config.engine
+            )
+        except BaseException:
+            self._channel.close()
+            self._address.remove()
+            raise
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        backend: str | None = None,
+        seed: int = 0,
+        stall_timeout_s: float | None = None,
+        **engine_kwargs: Any,
+    ) -> ScriptedHttpServer:
+        """Start an engine and wait until it takes scripts.
+
+        Keyword arguments are the engine's own server arguments. Raises ``EngineStartError`` with
+        the engine's own message when it refuses them or ends, ``HandshakeError`` when it runs
+        without our hooks.
+        """
+        config = make_config(backend, engine_kwargs, mode=EngineMode.SERVER, seed=seed)
+        return cls.from_config(config, stall_timeout_s=stall_timeout_s)
+
+    @classmethod
+    def from_config(
+        cls, config: EngineConfig, *, stall_timeout_s: float | None = None
+    ) -> ScriptedHttpServer:
+        """Start the engine that ``config`` describes."""
+        plugins = get_plugin_manager()
+        plugins.hook.scripted_engine_before_start(config=config)
+        launch = plugins.hook.scripted_make_engine(config=config)
+        if not isinstance(launch, ServerLaunch):
+            raise ConfigError(
+                f"no plugin makes engine {config.engine!r} {config.mode.value}",
+                hint="its plugin has to implement scripted_make_engine and return a ServerLaunch",
+            )
+        server = cls(config=config, launch=launch, stall_timeout_s=stall_timeout(stall_timeout_s))
+        try:
+            server._handshake()
+        except BaseException:
+            server.shutdown()
+            raise
+        plugins.hook.scripted_engine_started(config=config, ready=server._ready)
+        return server
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port`` of the engine's own HTTP front."""
+        return self._launch.base_url
+
+    @property
+    def dirty(self) -> str | None:
+        """Why it takes no more scripts."""
+        return self._dirty
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the engine can do."""
+        return frozenset(self._ready.capabilities if self._ready is not None else ())
+
+    @property
+    def pids(self) -> dict[int, str]:
+        """Every process of the engine."""
+        return self._process.watch.pids
+
+    @property
+    def ready(self) -> HookReady | None:
+        """What the engine side said at the handshake."""
+        return self._ready
+
+    def log_text(self) -> str:
+        """Everything that the engine has printed."""
+        return self._process.log_text()
+
+    @property
+    def last_trace(self) -> tuple[StepTrace, ...]:
+        """The latest script iteration by iteration, if it ran with ``want_trace``."""
+        return self._trace
+
+    def event_digest(self) -> str:
+        """Digest of everything that happened in the last successful script, in order."""
+        return self._digest
+
+    # -- scripts -------------------------------------------------------------------------------
+
+    def execute_script(
+        self,
+        fn: Callable[..., Any],
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        check_invariants: bool = True,
+        want_trace: bool = False,
+    ) -> None:
+        """Reset the engine, then run ``fn(t, *args, **kwargs)`` in it to its end.
+
+        A failed script raises ``ScriptFailed`` (an ``AssertionError``) with the traceback from the
+        engine side, and the server stays usable. ``ReplyTimeout`` after ``timeout_s`` seconds,
+        ``ScriptStalled`` without any progress, ``EngineDied`` when a process ends: each leaves the
+        server dirty.
+        """
+        self._refuse_if_unusable()
+        ref = reference_of(fn)
+        request = RunScript(
+            request_id=next(self._request_ids),
+            script=ref,
+            args=[to_plain(arg, what=f"argument {i}") for i, arg in enumerate(args)],
+            kwargs={
+                name: to_plain(value, what=f"argument or fixture {name!r}")
+                for name, value in (kwargs or {}).items()
+            },
+            check_invariants=check_invariants,
+            seed=self.config.seed,
+            want_trace=want_trace,
+        )
+        self._trace = ()
+        try:
+            self._raise_if_died()
+            self._channel.send(request)
+            reply = self._await_reply(request.request_id, timeout_s=timeout_s)
+        except BaseException as error:
+            if self._dirty is None:
+                self._dirty = f"an earlier script was cut off ({type(error).__name__})"
+            raise
+        self._trace = reply.trace
+        if isinstance(reply, ScriptFailed):
+            raise_remote(reply)
+        self._digest = reply.event_digest
+
+    def _await_reply(
+        self, request_id: int, *, timeout_s: float | None
+    ) -> ScriptSucceeded | ScriptFailed:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        ticks, moved_at = self._progress.read()[0], time.monotonic()
+        while True:
+            message = self._next_message(_WATCH_INTERVAL_S)
+            # A reply of an earlier script that was given up is stale: it is passed over.
+            if isinstance(message, (ScriptSucceeded, ScriptFailed)):
+                if message.request_id == request_id:
+                    return message
+                _log.warning("stale reply passed over", request_id=message.request_id)
+            now = time.monotonic()
+            seen = self._progress.read()[0]
+            if seen != ticks:
+                ticks, moved_at = seen, now
+            elif now - moved_at > self._stall_timeout_s:
+                raise self._stalled(now - moved_at)
+            if deadline is not None and now > deadline:
+                raise ReplyTimeout(
+                    f"the script did not end within {timeout_s:g} s; it was at step "
+                    f"{self._progress.read()[2]}\n\n{self._engine_stacks()}",
+                    hint="raise timeout_s, or bound the script's own waits",
+                )
+
+    def _stalled(self, quiet_s: float) -> ScriptStalled:
+        step = self._progress.read()[2]
+        return ScriptStalled(
+            f"no iteration ended for {quiet_s:.1f} s (the last was step {step})\n\n"
+            f"{self._engine_stacks()}\n\nlog tail:\n{self._process.log_tail()}",
+            hint="each iteration of the script has to reach its next yield; see the stacks",
+        )
+
+    def _engine_stacks(self) -> str:
+        pids = self._ready.pids.values() if self._ready is not None else (self._process.pid,)
+        return "\n\n".join(self._process.stacks(pid) for pid in pids)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def _next_message(self, timeout_s: float) -> Message | None:
+        """The next message, or ``None`` after ``timeout_s``; raises when a process ended."""
+        poller = zmq.Poller()
+        for socket in self._channel.pollables():
+            poller.register(socket, zmq.POLLIN)
+        for fd in self._process.watch.fds:
+            poller.register(fd, select.POLLIN)
+        poller.poll(int(timeout_s * 1000))
+        message = self._channel.receive()
+        if isinstance(message, OutOfBandError):
+            raise self._died(
+                f"rank {message.rank} (pid {message.pid}) broke: {message.error_type}: "
+                f"{message.message}\n\n{message.traceback}"
+            )
+        if message is None:
+            self._raise_if_died()
+        return message
+
+    def _raise_if_died(self) -> None:
+        ended = self._process.watch.ended()
+        if not ended:
+            return
+        # A rank that broke reports why before it ends: that report says more than the exit.
+        report = self._channel.receive()
+        if isinstance(report, OutOfBandError):
+            raise self._died(
+                f"rank {report.rank} (pid {report.pid}) broke: {report.error_type}: "
+                f"{report.message}\n\n{report.traceback}"
+            )
+        names = ", ".join(
+            f"{name} (pid {pid}) {self._process.describe_end(pid)}" for pid, name in ended
+        )
+        raise self._died(names)
+
+    def _died(self, what: str) -> EngineError:
+        kind = EngineDied if self._ready is not None else EngineStartError
+        log = self._process.log_text()
+        explained = self._launch.explain(log) if self._launch.explain is not None else None
+        said = f"\n\n{explained}" if explained else ""
+        error = kind(
+            f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._process.log_tail()}"
+        )
+        self._dirty = what.splitlines()[0]
+        self._plugins.hook.scripted_engine_died(config=self.config, error=error)
+        return error
+
+    def _handshake(self) -> None:
+        deadline = time.monotonic() + self._launch.start_timeout_s
+        while self._ready is None:
+            if time.monotonic() > deadline:
+                raise EngineStartError(
+                    f"engine {self.config.engine!r} was not ready within "
+                    f"{self._launch.start_timeout_s:g} s\n\nlog tail:\n{self._process.log_tail()}",
+                )
+            self._process.refresh()
+            message = self._next_message(_WATCH_INTERVAL_S)
+            if isinstance(message, HookReady):
+                self._accept(message)
+        await_http(
+            self._launch,
+            deadline=deadline,
+            poll=lambda: self._next_message(0.0),
+            log_tail=self._process.log_tail,
+        )
+        self._process.refresh()
+
+    def _accept(self, ready: HookReady) -> None:
+        if ready.protocol_version != PROTOCOL_VERSION:
+            raise ProtocolMismatch(
+                f"the engine side speaks wire protocol {ready.protocol_version}, "
+                f"this side {PROTOCOL_VERSION}",
+                hint="install the same scripted-core for the tests and for the engine",
+            )
+        if ready.engine != self.config.engine:
+            raise HandshakeError(
+                f"engine {self.config.engine!r} was started, but {ready.engine!r} answered",
+                hint="another adapter is attached to this engine; check SCRIPTED_PLUGINS",
+            )
+        if not ready.hooks_fired:
+            raise HandshakeError(
+                "the engine answered, but none of the hooks in it has fired",
+                hint="its plugin mechanism swallowed ours; its log says why",
+            )
+        for name, pid in ready.pids.items():
+            self._process.watch.add(pid, name)
+        self._ready = ready
+
+    # -- end -----------------------------------------------------------------------------------
+
+    def _refuse_if_unusable(self) -> None:
+        if self._closed:
+            raise EngineDirty("the server was shut down", hint="start a new one")
+        if self._dirty is not None:
+            raise EngineDirty(
+                f"the server takes no more scripts: {self._dirty}", hint="start a new one"
+            )
+
+    def shutdown(self) -> None:
+        """End every process of the engine and remove the session's directory; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._ready is not None and self._dirty is None:
+                try:
+                    self._channel.send(Shutdown())
+                except (zmq.ZMQError, ScriptedError):
+                    _log.debug("the engine side was already gone at shutdown")
+            self._process.stop()
+        finally:
+            self._channel.close()
+            if not os.environ.get("SCRIPTED_KEEP_LOGS"):
+                self._address.remove()
+        self._plugins.hook.scripted_engine_stopped(config=self.config)
+
+    def __enter__(self) -> ScriptedHttpServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()

@@ -1,0 +1,160 @@
+"""An engine in this very process: no wire, no copies, any callable is a script."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
+
+from scripted_core.errors import ConfigError, EngineDirty, ReplyTimeout, ScriptStalled
+from scripted_core.ports import InProcessEngine
+from scripted_core.sessions.base import make_config, stall_timeout
+from scripted_core.sessions.outcome import raise_local
+from scripted_core.sessions.stall_guard import StallGuard
+from scripted_core.trace import StepTrace
+
+
+class InProcessSession:
+    """Drives an in-process engine: each iteration of its loop is one ``next()`` of the script.
+
+    Use :meth:`start`; as a context manager it shuts the engine down at the end.
+    """
+
+    def __init__(
+        self, *, config: EngineConfig, engine: InProcessEngine, stall_timeout_s: float
+    ) -> None:
+        self.config = config
+        self._engine = engine
+        self._stall_timeout_s = stall_timeout_s
+        self._dirty: str | None = None
+        self._closed = False
+        self._trace: tuple[StepTrace, ...] = ()
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        backend: str | None = None,
+        seed: int = 0,
+        stall_timeout_s: float | None = None,
+        **engine_kwargs: Any,
+    ) -> InProcessSession:
+        """Start an engine; keyword arguments are the engine's own (SGLang's server arguments)."""
+        config = make_config(backend, engine_kwargs, mode=EngineMode.IN_PROCESS, seed=seed)
+        return cls.from_config(config, stall_timeout_s=stall_timeout_s)
+
+    @classmethod
+    def from_config(
+        cls, config: EngineConfig, *, stall_timeout_s: float | None = None
+    ) -> InProcessSession:
+        """Start the engine that ``config`` describes."""
+        plugins = get_plugin_manager()
+        plugins.hook.scripted_engine_before_start(config=config)
+        engine = plugins.hook.scripted_make_engine(config=config)
+        if engine is None:
+            raise ConfigError(
+                f"no plugin makes engine {config.engine!r} {config.mode.value}",
+                hint="its plugin has to implement scripted_make_engine",
+            )
+        session = cls(config=config, engine=engine, stall_timeout_s=stall_timeout(stall_timeout_s))
+        plugins.hook.scripted_engine_started(config=config, ready=engine.hook)
+        return session
+
+    @property
+    def dirty(self) -> str | None:
+        """Why it takes no more scripts."""
+        return self._dirty
+
+    @property
+    def engine(self) -> InProcessEngine:
+        """The engine: ``iterate()`` runs one free iteration between scripts."""
+        return self._engine
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the engine can do."""
+        return frozenset(self._engine.hook.engine.capabilities)
+
+    def execute_script(
+        self,
+        fn: Callable[..., Any],
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        check_invariants: bool = True,
+        want_trace: bool = False,
+    ) -> None:
+        """Reset the engine, then run ``fn(t, *args, **kwargs)`` to its end.
+
+        Raises what the script raised (see ``sessions.outcome``), ``ScriptStalled`` when one
+        iteration takes longer than the stall deadline, ``ReplyTimeout`` after ``timeout_s``
+        seconds, ``EngineDirty`` after an earlier stall or interrupt.
+        """
+        if self._closed:
+            raise EngineDirty("the session was shut down", hint="start a new one")
+        if self._dirty is not None:
+            raise EngineDirty(
+                f"the engine takes no more scripts: {self._dirty}", hint="start a new session"
+            )
+        hook = self._engine.hook
+        hook.start_job(
+            name=getattr(fn, "__qualname__", repr(fn)),
+            function=fn,
+            args=args,
+            kwargs=kwargs,
+            check_invariants=check_invariants,
+            seed=self.config.seed,
+            want_trace=want_trace,
+        )
+        self._trace = ()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            with StallGuard(lambda: hook.progress, timeout_s=self._stall_timeout_s) as guard:
+                iterate = self._engine.iterate
+                while hook.outcome is None:
+                    iterate()
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise ReplyTimeout(
+                            f"the script did not end within {timeout_s:g} s\n\n"
+                            f"last state:\n{hook.describe_state()}",
+                            hint="raise timeout_s, or bound the script's own waits",
+                        )
+        except BaseException as error:
+            state = hook.describe_state()
+            hook.abandon()
+            self._dirty = f"an earlier script was cut off ({type(error).__name__})"
+            if guard.fired and isinstance(error, ScriptStalled):
+                raise ScriptStalled(
+                    f"{error.args[0]}\n\nlast state:\n{state}", hint=error.hint
+                ) from None
+            raise
+        outcome = hook.outcome
+        assert outcome is not None
+        self._trace = outcome.trace
+        if outcome.error is not None:
+            raise_local(outcome)
+
+    @property
+    def last_trace(self) -> tuple[StepTrace, ...]:
+        """The latest script iteration by iteration, if it ran with ``want_trace``."""
+        return self._trace
+
+    def event_digest(self) -> str:
+        """Digest of everything that happened in the last script, in order."""
+        return self._engine.hook.event_digest()
+
+    def shutdown(self) -> None:
+        """Release the engine; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._engine.close()
+            get_plugin_manager().hook.scripted_engine_stopped(config=self.config)
+
+    def __enter__(self) -> InProcessSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()

@@ -1,0 +1,32 @@
+"""How a server engine is started, as ``scripted_make_engine`` describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLaunch:
+    """A command that becomes an engine with an HTTP front.
+
+    ``env`` is added to this process's environment. ``prepare`` is called with the session's
+    private directory before the start, and may write files that ``argv`` names. ``explain`` turns
+    the log of a failed start into the engine's own message, when it finds one.
+    """
+
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+    ready_path: str = "/health"
+    start_timeout_s: float = 300.0
+    stop_grace_s: float = 2.0
+    prepare: Callable[[Path], None] | None = None
+    explain: Callable[[str], str | None] | None = None
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port``."""
+        return f"http://{self.host}:{self.port}"

@@ -1,0 +1,117 @@
+"""Processes of a server engine: who they are, whether they live, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Pids and command names of all living descendants of ``root``, from ``/proc``."""
+    found: dict[int, str] = {}
+    frontier = [root]
+    while frontier:
+        pid = frontier.pop()
+        for task in _children_files(pid):
+            try:
+                children = [int(text) for text in task.read_text().split()]
+            except OSError:
+                continue
+            for child in children:
+                if child not in found:
+                    found[child] = command_name(child)
+                    frontier.append(child)
+    return found
+
+
+def _children_files(pid: int) -> list[Path]:
+    try:
+        return [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+
+
+def command_name(pid: int) -> str:
+    """What the process calls itself (its title, where it set one)."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return "?"
+    return line[:60] or "?"
+
+
+def proc_state(pid: int) -> str:
+    """The kernel's word for what the process is doing, such as ``T (stopped)``."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("State:"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return "gone"
+
+
+class ProcessWatch:
+    """Pidfds of processes: each becomes readable the moment its process ends."""
+
+    def __init__(self) -> None:
+        self._fds: dict[int, tuple[int, str]] = {}
+
+    def add(self, pid: int, name: str) -> None:
+        """Watch one more process; one that is already gone is noticed at once."""
+        if any(known == pid for known, _ in self._fds.values()):
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        self._fds[fd] = (pid, name)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What to poll for input."""
+        return tuple(self._fds)
+
+    @property
+    def pids(self) -> dict[int, str]:
+        """Watched pids and their names."""
+        return {pid: name for pid, name in self._fds.values()}
+
+    def ended(self) -> list[tuple[int, str]]:
+        """Watched processes that have ended."""
+        if not self._fds:
+            return []
+        poller = select.poll()
+        for fd in self._fds:
+            poller.register(fd, select.POLLIN)
+        return [self._fds[fd] for fd, _ in poller.poll(0)]
+
+    def wait_all(self, timeout_s: float) -> bool:
+        """Wait until every watched process has ended; False when the time is up first."""
+        deadline = time.monotonic() + timeout_s
+        waiting = set(self._fds)
+        while waiting:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poller = select.poll()
+            for fd in waiting:
+                poller.register(fd, select.POLLIN)
+            waiting -= {fd for fd, _ in poller.poll(left * 1000)}
+        return True
+
+    def kill_all(self) -> None:
+        """SIGKILL through the pidfds: a pid that was reused is never hit."""
+        for fd in self._fds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close all pidfds."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()

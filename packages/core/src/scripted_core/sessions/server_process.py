@@ -1,0 +1,124 @@
+"""The processes of one server engine: start, log, stacks on request, and an end that is an end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripted_core.errors import EngineStartError
+from scripted_core.sessions import _child_guard
+from scripted_core.sessions.launch import ServerLaunch
+from scripted_core.sessions.processes import ProcessWatch, descendants, proc_state
+from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
+
+_LOG_TAIL_BYTES = 6000
+
+
+class ServerProcess:
+    """One started engine, as a process group of its own."""
+
+    def __init__(self, *, launch: ServerLaunch, address: SessionAddress, engine: str) -> None:
+        self._launch = launch
+        self._address = address
+        self.watch = ProcessWatch()
+        env = {**os.environ, **launch.env, **address.env(engine=engine)}
+        guard = (sys.executable, _child_guard.__file__, str(os.getpid()))
+        with open(address.log, "wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [*guard, *launch.argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EngineStartError(f"cannot start {launch.argv[0]}: {error}") from error
+        self.watch.add(self._process.pid, "main")
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+        return self._process.pid
+
+    def refresh(self) -> None:
+        """Watch processes that the engine has started since."""
+        for pid, name in descendants(self._process.pid).items():
+            self.watch.add(pid, name)
+
+    def log_text(self) -> str:
+        """Everything that the engine printed."""
+        try:
+            return self._address.log.read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def log_tail(self) -> str:
+        """The last lines that the engine printed."""
+        text = self.log_text()
+        tail = text[-_LOG_TAIL_BYTES:]
+        return tail if len(tail) == len(text) else "…" + tail.partition("\n")[2]
+
+    def describe_end(self, pid: int) -> str:
+        """How a process of ours ended, as far as it can be known."""
+        if pid != self._process.pid:
+            return "ended"
+        code = self._process.poll()
+        if code is None:
+            return "ended"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by signal {-code}"
+        return f"exited with code {code}"
+
+    def stacks(self, pid: int, *, timeout_s: float = 1.0) -> str:
+        """Every thread's stack of an engine process that carries our hook, and the kernel's view."""
+        path = self._address.stacks(pid)
+        lines = [f"process {pid}: {proc_state(pid)}"]
+        if path.exists():
+            before = path.stat().st_size
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, STACKS_SIGNAL)
+            text = _grown(path, before, timeout_s=timeout_s)
+            lines.append(text or "(it did not write its stacks)")
+        return "\n".join(lines)
+
+    def stop(self) -> None:
+        """End every process of the engine, politely first; returns when all are gone."""
+        self.refresh()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        if not self.watch.wait_all(self._launch.stop_grace_s):
+            self.kill()
+        self._process.wait()
+        self.watch.close()
+
+    def kill(self) -> None:
+        """SIGKILL for every process of the engine; returns when all are gone."""
+        self.refresh()
+        self.watch.kill_all()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.watch.wait_all(5.0)
+
+
+def _grown(path: Path, before: int, *, timeout_s: float) -> str:
+    """What was appended to ``path``, once it has stopped growing; polled, since files have no event."""
+    deadline = time.monotonic() + timeout_s
+    size = before
+    while time.monotonic() < deadline:
+        now = path.stat().st_size
+        if now > before and now == size:
+            break
+        size = now
+        time.sleep(0.02)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        file.seek(before)
+        return file.read()

@@ -1,0 +1,29 @@
+"""Fakes for the tests of plugins: pools, a prefix tree, a whole small engine, sockets.
+
+Each keeps the protocol of :mod:`scripted_core.ports` (or of the object it stands in for), works
+without a process, a model or a network, and does the same in every run.
+"""
+
+from __future__ import annotations
+
+from scripted_core.testing.engine import FakeBatch, FakeEngine, FakeScheduler
+from scripted_core.testing.pools import FakeHold, FakeKvPool, FakeRowPool
+from scripted_core.testing.prefix_tree import FakeLock, FakePrefixTree, FakeTreeNode
+from scripted_core.testing.request import FakeRequest, expected_output
+from scripted_core.testing.sockets import FakePairChannel, FakeUnderlyingSocket
+
+__all__ = [
+    "FakeBatch",
+    "FakeEngine",
+    "FakeHold",
+    "FakeKvPool",
+    "FakeLock",
+    "FakePairChannel",
+    "FakePrefixTree",
+    "FakeRequest",
+    "FakeRowPool",
+    "FakeScheduler",
+    "FakeTreeNode",
+    "FakeUnderlyingSocket",
+    "expected_output",
+]

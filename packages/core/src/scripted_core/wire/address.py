@@ -1,0 +1,94 @@
+"""Where the two sides meet: a fresh private directory with Unix-domain sockets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from scripted_core.errors import ConfigError, TransportError
+
+ENV_WIRE = "SCRIPTED_WIRE"
+"""Directory of the session; the engine side does nothing at all without it."""
+ENV_TOKEN = "SCRIPTED_TOKEN"
+ENV_ENGINE = "SCRIPTED_ENGINE"
+"""Name of the engine that the session started, so that another engine's adapter stays out."""
+
+STACKS_SIGNAL = signal.SIGRTMIN + 5
+"""Asks an engine process to write every thread's stack into the session's directory."""
+
+_MAX_SOCKET_PATH_BYTES = 100
+
+
+class SessionAddress(msgspec.Struct, frozen=True):
+    """A session's directory and token, and the paths below it."""
+
+    directory: str
+    token: str
+
+    @property
+    def wire(self) -> str:
+        """Endpoint of the PAIR socket: the driver rank and the test side."""
+        return f"ipc://{self.directory}/wire"
+
+    @property
+    def out_of_band(self) -> str:
+        """Endpoint of the PUSH/PULL socket on which any rank reports a broken event loop."""
+        return f"ipc://{self.directory}/oob"
+
+    @property
+    def progress(self) -> Path:
+        """The progress board, see :mod:`scripted_core.wire.progress`."""
+        return Path(self.directory) / "progress"
+
+    @property
+    def log(self) -> Path:
+        """What the engine's processes print."""
+        return Path(self.directory) / "engine.log"
+
+    def stacks(self, pid: int) -> Path:
+        """Where the process ``pid`` writes every thread's stack when asked to."""
+        return Path(self.directory) / f"stacks-{pid}.txt"
+
+    def env(self, *, engine: str) -> dict[str, str]:
+        """What the engine's processes get in their environment."""
+        return {ENV_WIRE: self.directory, ENV_TOKEN: self.token, ENV_ENGINE: engine}
+
+    def remove(self) -> None:
+        """Delete the directory and all in it."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def create_address() -> SessionAddress:
+    """A fresh directory that only this user can enter, on a path short enough for a socket."""
+    for parent in (None, "/tmp", "/dev/shm"):
+        if parent is not None and not os.access(parent, os.W_OK):
+            continue
+        directory = tempfile.mkdtemp(prefix="scripted-", dir=parent)
+        if len(os.fsencode(f"{directory}/wire")) < _MAX_SOCKET_PATH_BYTES:
+            return SessionAddress(directory=directory, token=secrets.token_hex(16))
+        os.rmdir(directory)
+    raise TransportError(
+        "no temporary directory has a path short enough for a Unix-domain socket",
+        hint="set TMPDIR to a short path such as /tmp",
+    )
+
+
+def address_from_env(environ: Mapping[str, str]) -> SessionAddress | None:
+    """The session that this process was started for; ``None`` without one."""
+    directory = environ.get(ENV_WIRE)
+    if not directory:
+        return None
+    token = environ.get(ENV_TOKEN)
+    if not token:
+        raise ConfigError(
+            f"{ENV_WIRE} is set but {ENV_TOKEN} is not",
+            hint="both come from the session that starts the engine; unset both otherwise",
+        )
+    return SessionAddress(directory=directory, token=token)

@@ -1,0 +1,136 @@
+"""The messages of the wire, as msgspec tagged structs in MessagePack.
+
+``PROTOCOL_VERSION`` changes whenever one of them changes its meaning. Every frame carries the
+session's token, so that a stranger on the socket is told from the engine that was started.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from scripted_core.errors import HandshakeError
+from scripted_core.trace import StepTrace
+
+PROTOCOL_VERSION = 1
+
+
+class ScriptRef(msgspec.Struct, frozen=True):
+    """Where a script is: enough for another process to import exactly the same code.
+
+    ``content_hash`` is of the file as the test's process read it; ``sys_path`` what that process
+    would find further imports on; ``is_method`` says that the function wants an instance first.
+    """
+
+    path: str
+    module_name: str
+    qualname: str
+    content_hash: str
+    sys_path: tuple[str, ...] = ()
+    is_method: bool = False
+
+
+class RunScript(msgspec.Struct, frozen=True, tag=True):
+    """Take hold, reset, and run this script. ``args`` and ``kwargs`` are tagged plain data."""
+
+    request_id: int
+    script: ScriptRef
+    args: Any
+    kwargs: Any
+    check_invariants: bool = True
+    seed: int = 0
+    want_trace: bool = False
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """The session is over: the engine is about to be stopped."""
+
+
+class HookReady(msgspec.Struct, frozen=True, tag=True):
+    """The engine side's part of the handshake; ``hooks_fired`` is proof that the hooks are in."""
+
+    protocol_version: int
+    engine: str
+    engine_version: str
+    capabilities: tuple[str, ...]
+    pids: dict[str, int]
+    hooks_fired: tuple[str, ...]
+
+
+class ScriptSucceeded(msgspec.Struct, frozen=True, tag=True):
+    """The script ran to its end."""
+
+    request_id: int
+    steps: int
+    event_digest: str = ""
+    trace: tuple[StepTrace, ...] = ()
+
+
+class ScriptFailed(msgspec.Struct, frozen=True, tag=True):
+    """The script ended with an error.
+
+    ``outcome`` is ``failed``, ``error``, ``skipped`` or ``xfailed``; ``code`` and ``hint`` are set
+    for errors of our own tree.
+    """
+
+    request_id: int
+    outcome: str
+    error_type: str
+    message: str
+    traceback: str
+    last_state: str
+    code: str = ""
+    hint: str = ""
+    trace: tuple[StepTrace, ...] = ()
+
+
+class OutOfBandError(msgspec.Struct, frozen=True, tag=True):
+    """A rank's event loop, or the hook in it, broke outside a script."""
+
+    rank: str
+    pid: int
+    error_type: str
+    message: str
+    traceback: str
+
+
+Message = RunScript | Shutdown | HookReady | ScriptSucceeded | ScriptFailed | OutOfBandError
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    token: str
+    body: msgspec.Raw
+
+
+_encoder = msgspec.msgpack.Encoder()
+_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message, *, token: str) -> bytes:
+    """One frame that holds ``message`` and the session's ``token``."""
+    return _encoder.encode(_Envelope(token, msgspec.Raw(_encoder.encode(message))))
+
+
+def decode(frame: bytes, *, token: str) -> Message:
+    """The message of a frame; ``HandshakeError`` when it is not from a peer of this session."""
+    try:
+        envelope = _envelope_decoder.decode(frame)
+    except msgspec.DecodeError as error:
+        raise HandshakeError(
+            f"a peer sent {len(frame)} bytes that are no frame of this protocol ({error})",
+            hint="another program is connected to this session's socket; start a fresh session",
+        ) from error
+    if envelope.token != token:
+        raise HandshakeError(
+            "a peer that is not this session's engine is on the socket (its token is wrong)",
+            hint="do not share SCRIPTED_WIRE between sessions; start a fresh session",
+        )
+    try:
+        return _decoder.decode(envelope.body)
+    except msgspec.DecodeError as error:
+        raise HandshakeError(
+            f"the peer sent a message that this version does not know ({error})",
+            hint="install the same scripted-core and scripted-hook on both sides",
+        ) from error

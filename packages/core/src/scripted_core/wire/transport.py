@@ -1,0 +1,105 @@
+"""Sockets of a session, behind a small protocol so that another transport can take their place."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import zmq
+
+from scripted_core.wire.address import SessionAddress
+from scripted_core.wire.messages import Message, OutOfBandError, decode, encode
+
+
+class Channel(Protocol):
+    """One end of the wire."""
+
+    def send(self, message: Message) -> None:
+        """Send without waiting for the peer."""
+        ...
+
+    def receive(self) -> Message | None:
+        """The next message, or ``None`` when none is there."""
+        ...
+
+    def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
+        """What to poll for input."""
+        ...
+
+    def close(self) -> None:
+        """Close the sockets; unsent messages get a moment."""
+        ...
+
+
+class TestSideChannel:
+    """Binds; receives what the driver rank says and what any rank reports out of band."""
+
+    def __init__(self, address: SessionAddress) -> None:
+        self._token = address.token
+        self._context = zmq.Context()
+        self._pair = self._context.socket(zmq.PAIR)
+        self._oob = self._context.socket(zmq.PULL)
+        for socket, endpoint in ((self._pair, address.wire), (self._oob, address.out_of_band)):
+            socket.linger = 0
+            socket.bind(endpoint)
+
+    def send(self, message: Message) -> None:
+        """Send to the driver rank."""
+        self._pair.send(encode(message, token=self._token), zmq.NOBLOCK)
+
+    def receive(self) -> Message | None:
+        """The next message of either socket, out-of-band reports first."""
+        for socket in (self._oob, self._pair):
+            try:
+                return decode(socket.recv(zmq.NOBLOCK), token=self._token)
+            except zmq.Again:
+                continue
+        return None
+
+    def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
+        """Both sockets."""
+        return (self._pair, self._oob)
+
+    def close(self) -> None:
+        """Close both; safe to call twice."""
+        self._pair.close()
+        self._oob.close()
+        self._context.term()
+
+
+class EngineSideChannel:
+    """Connects from the driver rank."""
+
+    def __init__(self, address: SessionAddress) -> None:
+        self._token = address.token
+        self._context = zmq.Context()
+        self._pair = self._context.socket(zmq.PAIR)
+        self._pair.linger = 1000
+        self._pair.connect(address.wire)
+
+    def send(self, message: Message) -> None:
+        """Send to the test side."""
+        self._pair.send(encode(message, token=self._token), zmq.NOBLOCK)
+
+    def receive(self) -> Message | None:
+        """The next message, or ``None``."""
+        try:
+            return decode(self._pair.recv(zmq.NOBLOCK), token=self._token)
+        except zmq.Again:
+            return None
+
+    def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
+        """The one socket."""
+        return (self._pair,)
+
+    def close(self) -> None:
+        """Close it; safe to call twice."""
+        self._pair.close()
+        self._context.term()
+
+
+def report_out_of_band(address: SessionAddress, report: OutOfBandError) -> None:
+    """Send one report from any rank; used when its event loop is about to end."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.linger = 1000
+        socket.connect(address.out_of_band)
+        socket.send(encode(report, token=address.token))

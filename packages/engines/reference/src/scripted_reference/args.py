@@ -1,0 +1,253 @@
+"""The engine's arguments: SGLang's server argument names, as far as this engine knows them.
+
+A name that means nothing here is refused with the nearest one that does. One that only matters to real
+kernels, devices or servers (`mem_fraction_static`, `attention_backend`, ...) is accepted and listed in
+`ServerArgs.without_effect`, so that a configuration written for a real engine can be used as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Final
+
+from scripted_registry.errors import ConfigError
+
+SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
+"""The model name that scripts use for "any small model"; it is the `hash` model here."""
+
+HASH_MODEL: Final = "hash"
+
+
+class SchedulePolicy(StrEnum):
+    """The order of the waiting queue: first come, first served; or longest cached prefix first."""
+
+    FCFS = "fcfs"
+    LPM = "lpm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerArgs:
+    """The arguments of one engine; wrong values raise `ConfigError` at construction.
+
+    Attributes:
+        model_path: `"hash"`, the one model there is.
+        chunked_prefill_size: tokens that a prefill batch computes at most, whole pages; -1 is no limit.
+        max_total_tokens: size of the KV pool in tokens, rounded down to whole pages.
+        max_running_requests: requests that can have memory at a time; also the number of rows.
+        page_size: slots in a page.
+        context_length: tokens that prompt and output of a request can have together.
+        max_prefill_tokens: tokens of a prefill batch after which no further request joins it.
+        disable_radix_cache: whether to do without the prefix tree.
+        schedule_policy: the order of the waiting queue.
+        enable_priority_scheduling: whether a higher `priority` goes first.
+        schedule_conservativeness: scales what admission reserves for the running requests' futures.
+        random_seed: seed of the model's weights.
+        without_effect: the names that were given and change nothing.
+    """
+
+    model_path: str = HASH_MODEL
+    chunked_prefill_size: int = 2048
+    max_total_tokens: int = 8192
+    max_running_requests: int = 16
+    page_size: int = 1
+    context_length: int = 4096
+    max_prefill_tokens: int = 16384
+    disable_radix_cache: bool = False
+    schedule_policy: SchedulePolicy = SchedulePolicy.FCFS
+    enable_priority_scheduling: bool = False
+    schedule_conservativeness: float = 1.0
+    random_seed: int = 0
+    without_effect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            _check_int(name, getattr(self, name), least=least)
+        for name in ("disable_radix_cache", "enable_priority_scheduling"):
+            if not isinstance(getattr(self, name), bool):
+                raise _wrong(name, getattr(self, name), "is not a bool", "use True or False")
+        _check_conservativeness(self.schedule_conservativeness)
+        if self.schedule_policy not in tuple(SchedulePolicy):
+            known = ", ".join(repr(policy.value) for policy in SchedulePolicy)
+            raise _wrong(
+                "schedule_policy", self.schedule_policy, "is no policy here", f"use one of {known}"
+            )
+        object.__setattr__(self, "schedule_policy", SchedulePolicy(self.schedule_policy))
+        self._check_model()
+        self._check_sizes()
+
+    @property
+    def chunk_tokens(self) -> int | None:
+        """Tokens in a prefill batch at most; `None` when prompts are never chunked."""
+        return None if self.chunked_prefill_size == -1 else self.chunked_prefill_size
+
+    def _check_model(self) -> None:
+        if self.model_path == SMALL_MODEL:
+            object.__setattr__(self, "model_path", HASH_MODEL)
+        if self.model_path != HASH_MODEL:
+            raise _wrong(
+                "model_path",
+                self.model_path,
+                "is no model of the reference engine",
+                f"use {HASH_MODEL!r}; {SMALL_MODEL!r} is taken for it, too",
+            )
+
+    def _check_sizes(self) -> None:
+        chunk = self.chunked_prefill_size
+        if chunk == 0 or chunk < -1:
+            raise _wrong("chunked_prefill_size", chunk, "is no size", "use -1 for no chunks")
+        if chunk != -1 and chunk % self.page_size:
+            raise ConfigError(
+                f"chunked_prefill_size={chunk} is no multiple of page_size={self.page_size}",
+                hint=f"chunks are whole pages; use "
+                f"{max(chunk // self.page_size, 1) * self.page_size}",
+            )
+        if self.max_total_tokens < self.page_size:
+            raise ConfigError(
+                f"max_total_tokens={self.max_total_tokens} is less than one page of "
+                f"{self.page_size} tokens",
+                hint=f"use at least {self.page_size}",
+            )
+
+
+_LEAST: Final[Mapping[str, int]] = {
+    "chunked_prefill_size": -1,
+    "max_total_tokens": 1,
+    "max_running_requests": 1,
+    "page_size": 1,
+    "context_length": 2,
+    "max_prefill_tokens": 1,
+    "random_seed": 0,
+}
+
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        "allow_auto_truncate",
+        "api_key",
+        "attention_backend",
+        "chat_template",
+        "cpu_offload_gb",
+        "cuda_graph_bs",
+        "cuda_graph_max_bs",
+        "decode_log_interval",
+        "device",
+        "disable_cuda_graph",
+        "disable_cuda_graph_padding",
+        "disable_custom_all_reduce",
+        "disable_piecewise_cuda_graph",
+        "download_dir",
+        "dtype",
+        "enable_metrics",
+        "enable_torch_compile",
+        "grammar_backend",
+        "host",
+        "kv_cache_dtype",
+        "kv_canary",
+        "kv_canary_real_data",
+        "kv_canary_sweep_interval",
+        "load_format",
+        "log_level",
+        "log_level_http",
+        "log_requests",
+        "log_requests_level",
+        "mem_fraction_static",
+        "nccl_port",
+        "port",
+        "quantization",
+        "revision",
+        "sampling_backend",
+        "served_model_name",
+        "skip_server_warmup",
+        "skip_tokenizer_init",
+        "sleep_on_idle",
+        "stream_interval",
+        "tokenizer_mode",
+        "tokenizer_path",
+        "trust_remote_code",
+        "watchdog_timeout",
+    }
+)
+
+_ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
+    # name: the values that ask for nothing, and what the engine lacks
+    "tp_size": ((None, 1), "tensor parallelism"),
+    "dp_size": ((None, 1), "data parallelism"),
+    "pp_size": ((None, 1), "pipeline parallelism"),
+    "ep_size": ((None, 1), "expert parallelism"),
+    "nnodes": ((None, 1), "running on several nodes"),
+    "pp_async_batch_depth": ((None, 0), "pipeline parallelism"),
+    "swa_full_tokens_ratio": ((None,), "a sliding-window pool"),
+    "disaggregation_mode": ((None, "null"), "prefill/decode disaggregation"),
+    "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
+    "disable_overlap_schedule": ((None, True), "overlap scheduling"),
+    "enable_lora": ((None, False), "LoRA"),
+    "lora_paths": ((None,), "LoRA"),
+    "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
+    "speculative_algorithm": ((None,), "speculative decoding"),
+    "enable_hierarchical_cache": ((None, False), "a hierarchical cache"),
+}
+
+
+def parse_engine_kwargs(kwargs: Mapping[str, Any]) -> ServerArgs:
+    """Turn engine keyword arguments into `ServerArgs`; `None` stands for the default.
+
+    Raises `ConfigError` for a name that is unknown, an argument that asks for something the engine
+    cannot do, a value of the wrong type and a value that is impossible, each with what to do.
+    """
+    known = {field.name for field in fields(ServerArgs)} - {"without_effect"}
+    values: dict[str, Any] = {}
+    without_effect: list[str] = []
+    for name, value in kwargs.items():
+        if name in known:
+            if value is not None:
+                values[name] = value
+        elif name in _WITHOUT_EFFECT:
+            without_effect.append(name)
+        elif name in _ONLY_AS:
+            neutral, lack = _ONLY_AS[name]
+            if not any(
+                value is one or (value == one and type(value) is type(one)) for one in neutral
+            ):
+                raise _wrong(
+                    name, value, f"is refused: the reference engine lacks {lack}", "drop it"
+                )
+        elif name.startswith("speculative_") and value is None:
+            continue
+        else:
+            raise _unknown(name, known | _WITHOUT_EFFECT | _ONLY_AS.keys())
+    return ServerArgs(**values, without_effect=tuple(sorted(without_effect)))
+
+
+def _unknown(name: str, known: set[str]) -> ConfigError:
+    if name.startswith("speculative_"):
+        return ConfigError(
+            f"engine argument {name} is refused: the reference engine lacks speculative decoding",
+            hint="drop it",
+        )
+    import difflib  # only an error needs it
+
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return ConfigError(
+        f"the reference engine has no argument {name!r}",
+        hint=f"did you mean {near[0]!r}?" if near else "see scripted_reference.args.ServerArgs",
+    )
+
+
+def _check_int(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(name, value, "is not an int", f"use a whole number from {least} on")
+    if value < least:
+        raise _wrong(name, value, "is too small", f"use {least} or more")
+
+
+def _check_conservativeness(value: object) -> None:
+    name = "schedule_conservativeness"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, value, "is not a number", "use a number from 0 on")
+    if not 0 <= value < float("inf"):
+        raise _wrong(name, value, "is impossible", "use a number from 0 on")
+
+
+def _wrong(name: str, value: object, problem: str, hint: str) -> ConfigError:
+    return ConfigError(f"engine argument {name}={value!r} {problem}", hint=hint)

@@ -1,0 +1,85 @@
+"""Memory that somebody outside the scheduler holds, so that the engine has to make do with less."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scripted_reference.errors import HoldError
+from scripted_reference.memory import IntArray, PagedTokenAllocator, ReqToTokenPool
+
+
+class MemoryHolds:
+    """Takes pages and rows out of the pools on behalf of somebody else, and keeps the account."""
+
+    def __init__(self, *, allocator: PagedTokenAllocator, rows: ReqToTokenPool) -> None:
+        self._allocator = allocator
+        self._rows = rows
+        self._is_held = np.zeros(allocator.num_pages + 1, dtype=np.bool_)
+        self._page_count = 0
+        self._held_rows: list[int] = []
+
+    @property
+    def page_count(self) -> int:
+        """How many pages are held."""
+        return self._page_count
+
+    @property
+    def row_count(self) -> int:
+        """How many rows are held."""
+        return len(self._held_rows)
+
+    def pages(self) -> IntArray:
+        """Return the ids of the held pages, ascending."""
+        return np.flatnonzero(self._is_held)
+
+    def rows(self) -> tuple[int, ...]:
+        """Return the held rows, in the order in which they were taken."""
+        return tuple(self._held_rows)
+
+    def hold_pages(self, n: int) -> IntArray:
+        """Take `n` pages and return their slot indices; `HoldError` when fewer are free."""
+        page_size = self._allocator.page_size
+        slots = self._allocator.alloc(n * page_size) if n >= 0 else None
+        if slots is None:
+            raise HoldError(
+                f"{n} KV pages cannot be held: "
+                f"{self._allocator.available_size() // page_size} are free",
+                hint="evict the prefix tree first, or hold fewer",
+            )
+        self._is_held[slots // page_size] = True
+        self._page_count += n
+        return slots
+
+    def release_pages(self, indices: IntArray) -> None:
+        """Give back held pages, named by their slot indices; `HoldError` when one is not held."""
+        page_size = self._allocator.page_size
+        pages = np.unique(np.asarray(indices, dtype=np.int64) // page_size)
+        foreign = [int(page) for page in pages if not self._is_held_page(int(page))]
+        if foreign:
+            raise HoldError(f"KV pages {foreign} were released but are not held")
+        self._is_held[pages] = False
+        self._page_count -= len(pages)
+        self._allocator.free(pages * page_size)
+
+    def hold_rows(self, n: int) -> list[int]:
+        """Take `n` request rows and return them; `HoldError` when fewer are free."""
+        taken = self._rows.alloc(n) if n >= 0 else None
+        if taken is None:
+            raise HoldError(
+                f"{n} request rows cannot be held: {self._rows.available_size()} are free",
+                hint="hold fewer, or wait for running requests to end",
+            )
+        self._held_rows.extend(taken)
+        return taken
+
+    def release_rows(self, rows: list[int]) -> None:
+        """Give back held rows; `HoldError` when one is not held."""
+        foreign = [row for row in rows if row not in self._held_rows]
+        if foreign:
+            raise HoldError(f"request rows {foreign} were released but are not held")
+        for row in rows:
+            self._held_rows.remove(row)
+            self._rows.free(row)
+
+    def _is_held_page(self, page: int) -> bool:
+        return 0 < page < len(self._is_held) and bool(self._is_held[page])

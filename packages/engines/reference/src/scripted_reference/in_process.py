@@ -1,0 +1,57 @@
+"""The engine in this very process, driven one iteration at a time."""
+
+from __future__ import annotations
+
+from scripted_core.ports import bind_port, unbind_port
+from scripted_hook import EngineAdapter, ScriptedSchedulerHook
+from scripted_registry import EngineConfig
+
+from scripted_reference.adapter import ReferenceAdapter
+from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.request import Req
+from scripted_reference.schedule_batch import ScheduleBatch
+from scripted_reference.scheduler import Scheduler
+
+
+class HookObserver:
+    """Carries what the scheduler reports to the hook."""
+
+    def __init__(self, *, hook: ScriptedSchedulerHook, adapter: ReferenceAdapter) -> None:
+        self._hook = hook
+        self._adapter = adapter
+
+    def before_receive(self) -> None:
+        """An iteration begins."""
+        self._adapter.feed_clients()
+        self._hook.step()
+
+    def on_run_batch(self, batch: ScheduleBatch) -> None:
+        """A batch goes to the model."""
+        self._hook.on_run_batch(batch)
+
+    def on_finish(self, req: Req) -> None:
+        """A request has ended."""
+        self._adapter.on_finish(req)
+
+
+class InProcessReference:
+    """Scheduler, adapter and hook of one configuration."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.scheduler = Scheduler(parse_engine_kwargs(config.kwargs))
+        adapter = ReferenceAdapter(self.scheduler)
+        self._adapter: EngineAdapter = adapter
+        bind_port(self.scheduler, adapter)
+        self.hook = ScriptedSchedulerHook(
+            scheduler=self.scheduler, tokenizer_recv_proxy=None, adapter=adapter
+        )
+        self.scheduler.observer = HookObserver(hook=self.hook, adapter=adapter)
+
+    def iterate(self) -> None:
+        """Exactly one scheduler iteration."""
+        self.scheduler.iterate()
+
+    def close(self) -> None:
+        """Let go of the scheduler; may be called twice."""
+        unbind_port(self.scheduler)
+        self._adapter.close()

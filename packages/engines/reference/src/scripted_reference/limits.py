@@ -1,0 +1,52 @@
+"""What a request may ask for: the limits of context, pool and vocabulary."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scripted_reference.messages import GenerateReq
+
+
+class RequestLimits(NamedTuple):
+    """The limits of one engine, in tokens.
+
+    A request of P prompt and N new tokens is P + N tokens of context, and needs P + N - 1 slots at
+    most, since its last token is never fed back.
+    """
+
+    context_len: int
+    pool_tokens: int
+    page_size: int
+    vocab_size: int
+
+    def refusal(self, spec: GenerateReq) -> str | None:
+        """Return why the request cannot be served at all, or `None` if it can."""
+        prompt = spec.input_ids
+        prompt_len = len(prompt)
+        if not spec.rid:
+            return "The request id is empty."
+        if prompt_len == 0:
+            return "The prompt is empty; give at least one token."
+        if set(map(type, prompt)) != {int}:
+            return "The prompt must consist of integer token ids."
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            wrong = next(token for token in prompt if not 0 <= token < self.vocab_size)
+            return f"The prompt has the token id {wrong}; ids are 0 to {self.vocab_size - 1}."
+        if prompt_len >= self.context_len:
+            return (
+                f"The input ({prompt_len} tokens) is longer than the model's context length "
+                f"({self.context_len} tokens) allows for with one new token."
+            )
+        if prompt_len > self.pool_tokens:
+            return (
+                f"The input ({prompt_len} tokens) is longer than the KV pool "
+                f"({self.pool_tokens} tokens); raise max_total_tokens."
+            )
+        max_new_tokens = spec.sampling_params.max_new_tokens
+        if max_new_tokens < 1:
+            return f"max_new_tokens must be at least 1, got {max_new_tokens}."
+        return None
+
+    def clip_new_tokens(self, *, prompt_len: int, max_new_tokens: int) -> int:
+        """Return how many new tokens context and pool have room for; clipping is silent."""
+        return min(max_new_tokens, self.context_len - prompt_len, self.pool_tokens - prompt_len + 1)

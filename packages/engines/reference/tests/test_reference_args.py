@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scripted_reference.args import (
+    HASH_MODEL,
+    SMALL_MODEL,
+    SchedulePolicy,
+    ServerArgs,
+    parse_engine_kwargs,
+)
+from scripted_registry.errors import ConfigError
+
+
+def test_defaults() -> None:
+    args = parse_engine_kwargs({})
+    assert args == ServerArgs()
+    assert (args.max_total_tokens, args.max_running_requests, args.page_size) == (8192, 16, 1)
+    assert args.schedule_policy is SchedulePolicy.FCFS
+    assert args.without_effect == ()
+
+
+def test_known_names_are_taken() -> None:
+    args = parse_engine_kwargs(
+        {"chunked_prefill_size": 64, "page_size": 16, "schedule_policy": "lpm", "random_seed": 7}
+    )
+    assert (args.chunked_prefill_size, args.page_size, args.random_seed) == (64, 16, 7)
+    assert args.schedule_policy is SchedulePolicy.LPM
+
+
+def test_none_stands_for_the_default() -> None:
+    assert parse_engine_kwargs({"max_total_tokens": None, "tp_size": None}) == ServerArgs()
+
+
+def test_minus_one_means_no_chunks() -> None:
+    assert parse_engine_kwargs({"chunked_prefill_size": -1}).chunk_tokens is None
+    assert parse_engine_kwargs({"chunked_prefill_size": 64}).chunk_tokens == 64
+
+
+@pytest.mark.parametrize("name", [SMALL_MODEL, HASH_MODEL])
+def test_the_small_model_is_the_hash_model(name: str) -> None:
+    assert parse_engine_kwargs({"model_path": name}).model_path == HASH_MODEL
+
+
+def test_what_has_no_effect_is_accepted_and_reported() -> None:
+    args = parse_engine_kwargs(
+        {"mem_fraction_static": 0.5, "device": "cpu", "attention_backend": "triton"}
+    )
+    assert args.without_effect == ("attention_backend", "device", "mem_fraction_static")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match="'chunk_prefill_size'") as caught:
+        parse_engine_kwargs({"chunk_prefill_size": 64})
+    assert caught.value.hint == "did you mean 'chunked_prefill_size'?"
+    with pytest.raises(ConfigError, match="'zzzzzz'"):
+        parse_engine_kwargs({"zzzzzz": 1})
+    with pytest.raises(ConfigError, match="without_effect"):
+        parse_engine_kwargs({"without_effect": ()})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "lack"),
+    [
+        ({"tp_size": 2}, "tensor parallelism"),
+        ({"dp_size": 4}, "data parallelism"),
+        ({"pp_size": 2}, "pipeline parallelism"),
+        ({"enable_mixed_chunk": True}, "mixing decodes"),
+        ({"disable_overlap_schedule": False}, "overlap"),
+        ({"speculative_algorithm": "EAGLE3"}, "speculative decoding"),
+        ({"speculative_num_steps": 3}, "speculative decoding"),
+        ({"disaggregation_mode": "prefill"}, "disaggregation"),
+        ({"swa_full_tokens_ratio": 0.5}, "sliding-window"),
+    ],
+)
+def test_what_the_engine_lacks_is_refused(kwargs: dict[str, Any], lack: str) -> None:
+    with pytest.raises(ConfigError, match=lack) as caught:
+        parse_engine_kwargs(kwargs)
+    assert next(iter(kwargs)) in caught.value.message
+    assert caught.value.hint is not None
+
+
+def test_asking_for_nothing_special_is_fine() -> None:
+    kwargs = {
+        "tp_size": 1,
+        "pp_size": 1,
+        "disable_overlap_schedule": True,
+        "speculative_num_steps": None,
+    }
+    assert parse_engine_kwargs(kwargs) == ServerArgs()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chunked_prefill_size", "64"),
+        ("chunked_prefill_size", 0),
+        ("chunked_prefill_size", -2),
+        ("max_total_tokens", 0),
+        ("max_total_tokens", 12.5),
+        ("max_running_requests", True),
+        ("page_size", -1),
+        ("context_length", 1),
+        ("disable_radix_cache", 1),
+        ("schedule_policy", "random"),
+        ("schedule_conservativeness", "high"),
+        ("schedule_conservativeness", -0.1),
+        ("schedule_conservativeness", float("nan")),
+        ("random_seed", -3),
+        ("model_path", "some/other-model"),
+        ("model_path", 3),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name_and_value(name: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_engine_kwargs({name: value})
+    assert f"{name}={value!r}" in caught.value.message
+    assert caught.value.hint
+
+
+def test_sizes_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="chunked_prefill_size=40 is no multiple of page_size=16"):
+        parse_engine_kwargs({"chunked_prefill_size": 40, "page_size": 16})
+    with pytest.raises(ConfigError, match="less than one page"):
+        parse_engine_kwargs({"max_total_tokens": 8, "page_size": 16, "chunked_prefill_size": -1})

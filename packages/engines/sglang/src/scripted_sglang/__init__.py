@@ -1,0 +1,1 @@
+"""Adapter that runs scripts inside an unpatched SGLang."""

@@ -1,0 +1,209 @@
+"""How an SGLang server is started: its command line, its environment, and whether it can be.
+
+Everything here is a pure function of its arguments, the environment and what is installed; nothing
+imports SGLang and nothing is started.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from scripted_registry.errors import ConfigError
+
+from scripted_sglang.arguments import Argument, ArgumentKind, server_arguments, source_folder
+from scripted_sglang.standins import standin_pythonpath
+
+DISTRIBUTION: Final = "sglang"
+# The first release with the `sglang.srt.plugins` entry-point group.
+OLDEST_VERSION: Final = (0, 5, 12)
+# A script may hold the engine for as long as it likes; the engine's own watchdog must not end it.
+_WATCHDOG_TIMEOUT_S: Final = 1_000_000
+
+_NO_CANARY: Final[dict[str, Any]] = {
+    "kv_canary": "none",
+    "kv_canary_sweep_interval": 0,
+    "kv_canary_real_data": "none",
+}
+_CPU_KWARGS: Final[dict[str, Any]] = {
+    "device": "cpu",
+    "attention_backend": "torch_native",
+    "dtype": "float32",
+    "max_total_tokens": 4096,
+    "max_running_requests": 8,
+    "skip_server_warmup": True,
+}
+_GPU_KWARGS: Final[dict[str, Any]] = {
+    "attention_backend": "triton",
+    "sampling_backend": "pytorch",
+    "grammar_backend": "none",
+    "mem_fraction_static": 0.3,
+}
+
+
+def installed_version() -> str | None:
+    """Return the version of the installed SGLang, or `None`."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_usable() -> str | None:
+    """Return why SGLang cannot be used here, in a sentence that fits a skip, or `None` if it can.
+
+    Only what is cheap to see is looked at: the installed SGLang and its version, and torch.
+    """
+    version = installed_version()
+    if version is None:
+        return "SGLang is not installed"
+    if _release(version) < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        return f"SGLang {version} is too old: plugins exist since {oldest}"
+    if importlib.util.find_spec("torch") is None:
+        return f"SGLang {version} is installed without torch"
+    if source_folder() is None:
+        return f"SGLang {version} is registered as installed, but its package cannot be found"
+    return None
+
+
+def default_kwargs(*, cpu: bool) -> dict[str, Any]:
+    """Return the engine arguments that scripts run with unless they say otherwise.
+
+    Those that the installed SGLang does not know are left out, so that an older release starts.
+    """
+    kwargs = {
+        **(_CPU_KWARGS if cpu else _GPU_KWARGS),
+        **_NO_CANARY,
+        "watchdog_timeout": _WATCHDOG_TIMEOUT_S,
+        "random_seed": 0,
+    }
+    package = source_folder()
+    if package is None:
+        return kwargs
+    known = server_arguments(package)
+    return {name: value for name, value in kwargs.items() if name in known}
+
+
+def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
+    """Return the environment variables to set for an engine process, on top of the inherited ones.
+
+    On a CPU that includes `PYTHONPATH` with the stand-ins in front of what is inherited. `ranks` is
+    tensor times pipeline parallel size; each rank gets a core of its own.
+    """
+    # The Rust tree core hands out ids where scripts look at nodes.
+    env = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+    if not cpu:
+        return env
+    env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if ranks > 1:
+        cores = os.cpu_count() or 1
+        env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(rank % cores) for rank in range(ranks))
+    entries = [str(entry) for entry in standin_pythonpath()]
+    if entries:
+        inherited = os.environ.get("PYTHONPATH", "")
+        env["PYTHONPATH"] = os.pathsep.join([*entries, *([inherited] if inherited else [])])
+    return env
+
+
+def server_argv(kwargs: Mapping[str, object], *, host: str, port: int) -> list[str]:
+    """Return the command that starts a server with `kwargs`, SGLang's own argument names.
+
+    `None` leaves an argument at its default; booleans become switches, lists several values and
+    mappings JSON. Raises `ConfigError` for an argument that the installed SGLang does not have, or
+    has no flag for, and for a value that its flag cannot express; also when SGLang is missing.
+    """
+    package = source_folder()
+    if package is None:
+        raise ConfigError(
+            "SGLang is not installed, so no server can be started",
+            hint="install it beside scripted-sglang; the README says how on a CPU",
+        )
+    known = server_arguments(package)
+    argv = [sys.executable, "-m", "sglang.launch_server", "--host", host, "--port", str(port)]
+    for name, value in kwargs.items():
+        if name in {"host", "port"}:
+            raise ConfigError(
+                f"{name!r} is chosen by the session and cannot be an engine argument",
+                hint="leave it out",
+            )
+        argument = known.get(name)
+        if argument is None:
+            raise _unknown(name, known)
+        if value is not None:
+            argv.extend(_written(argument, value))
+    return argv
+
+
+def _written(argument: Argument, value: object) -> Iterator[str]:
+    if not argument.has_flag:
+        raise ConfigError(
+            f"SGLang {installed_version()} has no command-line flag for {argument.name!r}",
+            hint="it can only be set from inside SGLang; leave it out",
+        )
+    match argument.kind:
+        case ArgumentKind.SWITCH | ArgumentKind.TOGGLE:
+            yield from _switch(argument, value)
+        case ArgumentKind.VALUES:
+            values = [_scalar(argument, item) for item in _items(value)]
+            if values:
+                yield argument.flag
+                yield from values
+        case ArgumentKind.JSON:
+            yield argument.flag
+            yield value if isinstance(value, str) else json.dumps(value)
+        case ArgumentKind.VALUE:
+            text = _scalar(argument, value)
+            # The one-word form, so that a value may begin with a dash.
+            yield f"{argument.flag}={text}"
+
+
+def _switch(argument: Argument, value: object) -> Iterator[str]:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{argument.name} is on or off, not {value!r}", hint="give True or False")
+    if value:
+        yield argument.flag
+    elif argument.kind is ArgumentKind.TOGGLE:
+        yield "--no-" + argument.flag.removeprefix("--")
+    elif argument.default_on:
+        raise ConfigError(
+            f"{argument.name} is on by default and SGLang has no flag to switch it off",
+            hint="leave it out",
+        )
+
+
+def _items(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return [f"{key}={item}" for key, item in value.items()]
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _scalar(argument: Argument, value: object) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, (str, int, float, os.PathLike)) and not isinstance(value, bool):
+        return str(value)
+    raise ConfigError(
+        f"{argument.name}={value!r} cannot be written on SGLang's command line",
+        hint=f"{argument.flag} takes text or a number",
+    )
+
+
+def _unknown(name: str, known: Mapping[str, Argument]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else "see SGLang's server arguments"
+    return ConfigError(f"SGLang {installed_version()} has no argument {name!r}", hint=hint)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

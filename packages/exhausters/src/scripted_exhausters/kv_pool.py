@@ -1,0 +1,64 @@
+"""Taking a KV pool down to a chosen number of pages."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from scripted_core.errors import ConfigError, ExhaustError
+from scripted_core.ports import Hold, KvPool, port_of
+from scripted_core.requests import require_int
+
+
+class ScriptedKvPoolExhauster:
+    """Holds pages of a KV pool so that requests run out of them.
+
+    ``scheduler`` is the engine's own scheduler, inside the process where a hook is attached to it.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._port = port_of(scheduler)
+        self._held: list[tuple[KvPool, Hold]] = []
+
+    def exhaust(
+        self,
+        *,
+        leave_pages: int,
+        pool: str = "full",
+        evictable: Literal["count", "evict"] = "count",
+    ) -> None:
+        """Hold pages until a request can get only ``leave_pages`` more.
+
+        A request can also get what the prefix tree would evict, so those pages count as left.
+        ``evictable="evict"`` empties the tree first, and what is left is then on the free list.
+        With ``"count"`` the tree is only evicted as far as it holds more than ``leave_pages``.
+        Raises ``ExhaustError`` when fewer than ``leave_pages`` are left already.
+        """
+        require_int("exhaust_kv", "leave_pages", leave_pages, at_least=0)
+        pools = self._port.kv_pools
+        if pool not in pools:
+            raise ConfigError(
+                f"exhaust_kv: engine {self._port.name!r} has no KV pool {pool!r}",
+                hint=f"its pools: {', '.join(sorted(pools))}",
+            )
+        found = pools[pool]
+        tree = self._port.prefix_tree
+        if evictable == "evict" and tree is not None and tree.enabled:
+            tree.evict(found.evictable, pool=pool)
+        reachable = found.available + found.evictable
+        need = reachable - leave_pages
+        if need < 0:
+            raise ExhaustError(
+                f"exhaust_kv: leave_pages={leave_pages} is more than the {reachable} pages that "
+                f"pool {pool!r} has left",
+                hint=f"leave_pages goes from 0 to {reachable} here",
+            )
+        if need > found.available and tree is not None:
+            tree.evict(need - found.available, pool=pool)
+        if need:
+            self._held.append((found, found.hold(min(need, found.available))))
+
+    def release(self) -> None:
+        """Give every page back; may be called twice."""
+        while self._held:
+            pool, hold = self._held.pop()
+            pool.release(hold)

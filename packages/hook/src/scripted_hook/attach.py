@@ -1,0 +1,50 @@
+"""Putting the hook into a scheduler process, if the process was started for a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from scripted_core.ports import bind_port
+from scripted_core.wire.address import address_from_env
+from scripted_core.wire.progress import ProgressWriter
+from scripted_core.wire.transport import EngineSideChannel
+
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.crash import register_stacks
+from scripted_hook.scheduler_hook import ScriptedSchedulerHook
+from scripted_hook.servant import WireServant
+
+
+def maybe_init_scripted_scheduler_hook(
+    scheduler: Any,
+    *,
+    adapter: EngineAdapter,
+    tokenizer_recv_proxy: Any | None = None,
+    http_poster: Any | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> ScriptedSchedulerHook | None:
+    """Attach a hook to ``scheduler``; ``None``, and nothing done, outside a session.
+
+    The driver rank gets the wire; every rank gets stacks on request.
+    """
+    address = address_from_env(environ)
+    if address is None:
+        return None
+    register_stacks(address)
+    bind_port(scheduler, adapter)
+    servant = None
+    if adapter.is_driver:
+        servant = WireServant(
+            channel=EngineSideChannel(address),
+            progress=ProgressWriter(address.progress),
+            adapter=lambda: adapter,
+        )
+    return ScriptedSchedulerHook(
+        scheduler=scheduler,
+        tokenizer_recv_proxy=tokenizer_recv_proxy,
+        adapter=adapter,
+        http_poster=http_poster,
+        servant=servant,
+    )

@@ -1,0 +1,190 @@
+"""The invariants of an engine at an iteration boundary, computed from its audit.
+
+Every page has exactly one owner (free, request, tree, in flight, transfer, held, reserved), and
+every block-table entry that shares a page names one that the prefix tree owns; rows likewise; lock
+refs are never negative, and zero when nothing runs and nothing is held. The good case costs one
+``bincount`` per pool; owners are only looked up for a violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scripted_core.views import Audit, OwnerKind, PageClaim, PoolAudit, RowAudit
+from scripted_registry import Violation
+
+_NAMED = 8
+"""How many pages or rows a violation names."""
+
+_IntArray = npt.NDArray[np.integer]
+_NO_PAGES: _IntArray = np.zeros(0, dtype=np.int64)
+
+
+def check_audit(audit: Audit, *, step: int) -> list[Violation]:
+    """All violations in ``audit``; empty when the engine is sound."""
+    found: list[Violation] = []
+    for pool in audit.pools:
+        found.extend(_check_pool(pool, step))
+    if audit.rows is not None:
+        found.extend(_check_rows(audit.rows, step))
+    found.extend(_check_locks(audit, step))
+    return found
+
+
+def _check_pool(pool: PoolAudit, step: int) -> Iterator[Violation]:
+    end = pool.first_page + pool.num_pages
+    claims = [claim.pages for claim in pool.claims]
+    pages = np.concatenate(claims).astype(np.int64, copy=False) if claims else _NO_PAGES
+    # One pass finds ids below and above the pool: a negative one is huge without its sign. They
+    # are taken out, since bincount refuses the former and makes room up to the latter.
+    if len(pages) and pages.view(np.uint64).max() >= end:
+        strange = (pages < 0) | (pages >= end)
+        yield _outside_pool(pool, np.unique(pages[strange]), step)
+        pages = pages[~strange]
+    counts = np.bincount(pages, minlength=end)
+    if (
+        counts[: pool.first_page].any()
+        or not (counts[pool.first_page :] == 1).all()
+    ):
+        yield from _ownership_violations(pool, counts, step)
+    if pool.references:
+        owned = np.zeros(len(counts), dtype=bool)
+        for claim in pool.claims:
+            if claim.kind is OwnerKind.TREE:
+                owned[claim.pages[(claim.pages >= 0) & (claim.pages < end)]] = True
+        for reference in pool.references:
+            stale = _outside(reference.pages, owned)
+            if len(stale):
+                yield Violation(
+                    step=step,
+                    code="stale-reference",
+                    message=(
+                        f"pool {pool.pool!r}: {reference.owner} shares pages that the prefix tree "
+                        f"does not own: {_named(stale)}"
+                    ),
+                    subject=f"page {int(stale[0])}",
+                    owners=(reference.owner, *_owners(pool, int(stale[0]))),
+                )
+
+
+def _outside(pages: _IntArray, owned: npt.NDArray[np.bool_]) -> _IntArray:
+    inside = (pages >= 0) & (pages < len(owned))
+    good = np.zeros(len(pages), dtype=bool)
+    good[inside] = owned[pages[inside]]
+    return pages[~good]
+
+
+def _outside_pool(pool: PoolAudit, wrong: _IntArray, step: int) -> Violation:
+    owners = _owners(pool, int(wrong[0]))
+    return Violation(
+        step=step,
+        code="page-outside-pool",
+        message=(
+            f"pool {pool.pool!r}: {len(wrong)} pages are not in the pool: {_named(wrong)}; "
+            f"page {int(wrong[0])} is owned by {', '.join(owners)}"
+        ),
+        subject=f"page {int(wrong[0])}",
+        owners=owners,
+    )
+
+
+def _ownership_violations(
+    pool: PoolAudit, counts: npt.NDArray[np.integer], step: int
+) -> Iterator[Violation]:
+    end = pool.first_page + pool.num_pages
+    pages = np.arange(len(counts))
+    in_pool = (pages >= pool.first_page) & (pages < end)
+    for code, wrong, what in (
+        ("page-owned-twice", np.flatnonzero(in_pool & (counts > 1)), "have more than one owner"),
+        ("page-orphaned", np.flatnonzero(in_pool & (counts == 0)), "have no owner"),
+        ("page-outside-pool", np.flatnonzero(~in_pool & (counts > 0)), "are not in the pool"),
+    ):
+        if len(wrong):
+            owners = _owners(pool, int(wrong[0]))
+            yield Violation(
+                step=step,
+                code=code,
+                message=(
+                    f"pool {pool.pool!r}: {len(wrong)} pages {what}: {_named(wrong)}"
+                    + (f"; page {int(wrong[0])} is owned by {', '.join(owners)}" if owners else "")
+                ),
+                subject=f"page {int(wrong[0])}",
+                owners=owners,
+            )
+
+
+def _owners(pool: PoolAudit, page: int) -> tuple[str, ...]:
+    def name(claim: PageClaim, times: int) -> str:
+        base = (
+            claim.kind.value if claim.owner == claim.kind.value else f"{claim.kind} {claim.owner}"
+        )
+        return base if times == 1 else f"{base} ({times} times)"
+
+    named = ((claim, int(np.count_nonzero(claim.pages == page))) for claim in pool.claims)
+    return tuple(name(claim, times) for claim, times in named if times)
+
+
+def _named(pages: _IntArray) -> str:
+    shown = ", ".join(str(int(page)) for page in pages[:_NAMED])
+    return shown if len(pages) <= _NAMED else f"{shown}, … ({len(pages)} in all)"
+
+
+def _check_rows(rows: RowAudit, step: int) -> Iterator[Violation]:
+    seen: dict[int, str] = {}
+    groups = [("free", row) for row in rows.free]
+    groups += [("held", row) for row in rows.held]
+    groups += [(f"request {rid}", row) for rid, row in rows.by_request.items()]
+    twice: dict[int, list[str]] = {}
+    for owner, row in groups:
+        if row in seen:
+            twice.setdefault(row, [seen[row]]).append(owner)
+        seen[row] = owner
+    for row, owners in sorted(twice.items())[:_NAMED]:
+        yield Violation(
+            step=step,
+            code="row-owned-twice",
+            message=f"request row {row} is owned by {', '.join(owners)}",
+            subject=f"row {row}",
+            owners=tuple(owners),
+        )
+    wanted = range(rows.first_row, rows.first_row + rows.num_rows)
+    if len(seen) != rows.num_rows or any(row not in wanted for row in seen):
+        missing = [row for row in wanted if row not in seen]
+        foreign = [row for row in seen if row not in wanted]
+        for code, wrong, what in (
+            ("row-orphaned", missing, "have no owner"),
+            ("row-outside-pool", foreign, "are not in the pool"),
+        ):
+            if wrong:
+                yield Violation(
+                    step=step,
+                    code=code,
+                    message=f"request rows {wrong[:_NAMED]} {what} ({len(wrong)} in all)",
+                    subject=f"row {wrong[0]}",
+                    owners=tuple(seen[row] for row in wrong[:1] if row in seen),
+                )
+
+
+def _check_locks(audit: Audit, step: int) -> Iterator[Violation]:
+    negative = [ref for ref in audit.lock_refs if ref < 0]
+    if negative:
+        yield Violation(
+            step=step,
+            code="lock-ref-negative",
+            message=f"{len(negative)} prefix-tree nodes have a negative lock ref: {negative[:_NAMED]}",
+            subject="prefix tree",
+        )
+    if audit.is_idle and not audit.held_locks:
+        locked = [ref for ref in audit.lock_refs if ref > 0]
+        if locked:
+            yield Violation(
+                step=step,
+                code="lock-ref-lost",
+                message=(
+                    f"the engine is idle, yet {len(locked)} prefix-tree nodes are locked: "
+                    f"{locked[:_NAMED]}"
+                ),
+                subject="prefix tree",
+            )

@@ -1,0 +1,51 @@
+"""One script run in the engine: what was asked, and how it ended."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+_HOOK_MODULES = ("scripted_hook.", "scripted_core.sessions.")
+
+
+@dataclass
+class Job:
+    """A script to run; ``request_id`` is 0 for one that did not come over a wire."""
+
+    name: str
+    function: Callable[..., Any]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    check_invariants: bool = True
+    seed: int = 0
+    request_id: int = 0
+    want_trace: bool = False
+
+    def begin(self, context: Any) -> Generator[Any, Any, Any]:
+        """Call the script function; ``TypeError`` when what it returns is no generator."""
+        started = self.function(context, *self.args, **self.kwargs)
+        if not isinstance(started, Generator):
+            raise TypeError(
+                f"script {self.name} returned a {type(started).__name__}, not a generator: "
+                "a script has at least one yield"
+            )
+        return started
+
+
+def script_traceback(error: BaseException) -> str:
+    """The traceback of ``error`` from the script's own first frame on."""
+    error = error.with_traceback(_below_hook(error.__traceback__))
+    return "".join(traceback.format_exception(error))
+
+
+def _below_hook(tb: TracebackType | None) -> TracebackType | None:
+    first = tb
+    while tb is not None:
+        module = tb.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith(_HOOK_MODULES):
+            return tb
+        tb = tb.tb_next
+    return first

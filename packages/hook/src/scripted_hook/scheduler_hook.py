@@ -1,0 +1,484 @@
+"""``ScriptedSchedulerHook``: one call of ``step()`` for each scheduler iteration.
+
+``step()`` is called at the start of an iteration, before the engine receives. It closes the books
+of the iteration before (counts, invariants, plugins), then gives the script one ``next()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+from scripted_core.context import ScriptedContext
+from scripted_core.errors import LeakDetected, ScriptedError
+from scripted_core.ops import Continue, ControlOp, ControlReceipt, MemoryOp, ReleaseHeld
+from scripted_core.ports import JobOutcome, port_of
+from scripted_core.requests import ClientStream, ReqSpec
+from scripted_core.views import FinishKind, FinishReason, ScriptedBatchRecord
+from scripted_registry import Violation, get_plugin_manager
+
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.events import EventLog
+from scripted_hook.invariants import check_audit
+from scripted_hook.job import Job, script_traceback
+from scripted_hook.ledger import Ledger
+from scripted_hook.memory_ops import MemoryOperations
+from scripted_hook.recorder import Recorder
+from scripted_hook.reset import reset_engine
+
+LIVENESS_STEPS = 64
+"""An unpaused engine with admissible work has to run a batch within so many iterations."""
+CLIENT_END_TIMEOUT_S = 5.0
+_CUT_SHORT = frozenset({FinishKind.ABORT, FinishKind.REFUSED})
+"""Ends whose client need not have received all of the output."""
+
+
+class Servant(Protocol):
+    """Brings jobs from a test side in another process, and takes their outcomes there."""
+
+    def next_job(self) -> Job | None:
+        """The next job, or ``None``; called once for each free iteration."""
+        ...
+
+    def tick(self, job: Job, step: int) -> None:
+        """One more iteration of ``job`` has begun."""
+        ...
+
+    def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
+        """Send the outcome."""
+        ...
+
+
+class Phase(StrEnum):
+    """What the hook is doing with the engine."""
+
+    FREE = "free"
+    RESET = "reset"
+    SCRIPT = "script"
+
+
+class ScriptedSchedulerHook:
+    """Runs scripts inside one scheduler process.
+
+    ``adapter`` defaults to the port that is bound to ``scheduler``. ``servant`` is ``None`` in an
+    in-process session and on ranks other than the driver.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Any,
+        tokenizer_recv_proxy: Any | None,
+        adapter: EngineAdapter | None = None,
+        http_poster: Any | None = None,
+        servant: Servant | None = None,
+    ) -> None:
+        # Whatever is bound to a scheduler of an adapter's own is that adapter.
+        self.adapter: EngineAdapter = adapter or port_of(scheduler)  # type: ignore[assignment]
+        self._proxy = tokenizer_recv_proxy
+        self._poster = http_poster
+        self._servant = servant
+        self._plugins = get_plugin_manager()
+        self._on_step_used = self._plugins.has_impls("scripted_on_step")
+        self._on_batch_used = self._plugins.has_impls("scripted_on_batch")
+        self._invariants_used = self._plugins.has_impls("scripted_check_invariants")
+        self.memory = MemoryOperations(self.adapter)
+        self._ledger = Ledger(live_output_ids=self._live_output_ids)
+        self._events = EventLog()
+        self._batch_log: list[ScriptedBatchRecord] = []
+        self._phase = Phase.FREE
+        self._job: Job | None = None
+        self._generator: Generator[Any, Any, Any] | None = None
+        self._outcome: JobOutcome | None = None
+        self._pending_error: BaseException | None = None
+        self._warm = False
+        self._progress = 0
+        self._step = 0
+        self._forwards = 0
+        self._quiet_steps = 0
+        self._chunked_before: tuple[str, ...] = ()
+        self._extended: tuple[str, ...] = ()
+        self._unchecked_ends: list[str] = []
+        self._ran = False
+        self._recorder: Recorder | None = None
+        self.adapter.attach(self)
+
+    # -- what a context and a session see ------------------------------------------------------
+
+    @property
+    def scheduler(self) -> Any:
+        """The engine's own scheduler."""
+        return self.adapter.scheduler
+
+    @property
+    def engine(self) -> EngineAdapter:
+        """The engine behind the hook."""
+        return self.adapter
+
+    @property
+    def ledger(self) -> Ledger:
+        """Counts per request."""
+        return self._ledger
+
+    @property
+    def batch_log(self) -> Sequence[ScriptedBatchRecord]:
+        """Every batch since the last reset."""
+        return self._batch_log
+
+    @property
+    def step_index(self) -> int:
+        """Iterations since the script's own first step."""
+        return self._step
+
+    @property
+    def seed(self) -> int:
+        """The session's seed."""
+        return 0 if self._job is None else self._job.seed
+
+    @property
+    def phase(self) -> Phase:
+        """What the hook is doing."""
+        return self._phase
+
+    @property
+    def outcome(self) -> JobOutcome | None:
+        """``None`` while a script runs."""
+        return self._outcome
+
+    @property
+    def progress(self) -> int:
+        """Grows with every iteration of a job."""
+        return self._progress
+
+    def event_digest(self) -> str:
+        """Digest of everything that happened in the last script, in order."""
+        return self._events.digest()
+
+    def event_lines(self) -> list[str]:
+        """The event log of the last script as text."""
+        return self._events.lines()
+
+    def submit(self, spec: ReqSpec) -> None:
+        """Log a request, post it, and wait until it is in the inbox or was refused."""
+        client = ClientStream()
+        self._ledger.submitted(spec, client)
+        self._events.add("submit", self._step, spec)
+        if self._recorder is not None:
+            self._recorder.on_submit(spec.rid, len(spec.input_ids))
+        refusal = self.adapter.submit(spec, client)
+        if refusal is not None:
+            self.finished(spec.rid, refusal, ())
+
+    def post(self, op: ControlOp, *, via_http: bool = False) -> ControlReceipt:
+        """Log an operation and post it to the engine."""
+        self._events.add("op", self._step, op)
+        if self._recorder is not None:
+            self._recorder.on_op(op)
+        return self.adapter.control_http(op) if via_http else self.adapter.control(op)
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def start_job(
+        self,
+        *,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        check_invariants: bool = True,
+        seed: int = 0,
+        want_trace: bool = False,
+    ) -> None:
+        """Take hold at the coming iteration boundary, reset, then run the script."""
+        self._begin(
+            Job(
+                name=name,
+                function=function,
+                args=args,
+                kwargs=kwargs or {},
+                check_invariants=check_invariants,
+                seed=seed,
+                want_trace=want_trace,
+            )
+        )
+
+    def abandon(self) -> None:
+        """Drop the running script without resuming it; the engine is free afterwards."""
+        if self._generator is not None:
+            self._generator.close()
+        self._end_hold()
+
+    def _begin(self, job: Job) -> None:
+        self._job = job
+        self._outcome = None
+        self._pending_error = None
+        self._phase = Phase.RESET
+        self._step = 0
+        self._quiet_steps = 0
+        self.adapter.begin_hold()
+        if not self._warm:
+            self._warm = True
+            self.adapter.drive_warmup()
+        self._generator = reset_engine(self)  # type: ignore[assignment]
+
+    # -- one iteration -------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One scheduler iteration is about to begin."""
+        job = self._job
+        if job is None:
+            if self._servant is None:
+                return
+            job = self._servant.next_job()
+            if job is None:
+                return
+            self._begin(job)
+        self._progress += 1
+        if self._servant is not None:
+            self._servant.tick(job, self._step)
+        try:
+            if self._phase is Phase.SCRIPT:
+                self._step += 1
+                self._close_iteration(job)
+            self._advance(job)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._finish(job, error)
+
+    def _advance(self, job: Job) -> None:
+        assert self._generator is not None
+        try:
+            if self._pending_error is not None:
+                error, self._pending_error = self._pending_error, None
+                self._throw(self._generator, error)
+            else:
+                next(self._generator)
+            return
+        except StopIteration:
+            pass  # outside the handler, so that what follows does not have it as its context
+        if self._phase is Phase.RESET:
+            self._start_script(job)
+        else:
+            self._check_clients(job)
+            self._finish(job, None)
+
+    @staticmethod
+    def _throw(generator: Generator[Any, Any, Any], error: BaseException) -> None:
+        """Raise ``error`` at the script's ``yield``; a violation ends it even if it is caught."""
+        if not isinstance(error, LeakDetected):
+            generator.throw(error)
+            return
+        with contextlib.suppress(StopIteration):
+            generator.throw(error)
+        raise error
+
+    def _start_script(self, job: Job) -> None:
+        self._ledger.clear()
+        self._events.clear()
+        self._batch_log = []
+        self._forwards = 0
+        self._chunked_before = self._extended = ()
+        self._unchecked_ends = []
+        self._recorder = Recorder(self.adapter) if job.want_trace else None
+        context = ScriptedContext(
+            scheduler_hook=self, tokenizer_recv_proxy=self._proxy, http_poster=self._poster
+        )
+        self._plugins.hook.scripted_on_reset(context=context)
+        self._phase = Phase.SCRIPT
+        self._generator = job.begin(context)
+        self._advance(job)
+
+    def _close_iteration(self, job: Job) -> None:
+        chunked = self.adapter.chunked_rids()
+        for rid in self._chunked_before:
+            if rid in chunked and rid not in self._extended:
+                self._ledger.on_parked(rid)
+        self._chunked_before = chunked
+        self._quiet_steps = 0 if self._ran else self._quiet_steps + 1
+        self._extended = ()
+        self._ran = False
+        if self._recorder is not None:
+            self._recorder.close_iteration(self._step)
+        if self._on_step_used:
+            self._plugins.hook.scripted_on_step(step=self._step)
+        if job.check_invariants:
+            violations = self._violations()
+            if violations:
+                self._pending_error = _leak(violations)
+
+    # -- events from the engine ----------------------------------------------------------------
+
+    def on_run_batch(self, batch: Any) -> None:
+        """A batch is about to run; outside scripts it is not recorded."""
+        if self._phase is not Phase.SCRIPT:
+            return
+        facts = self.adapter.describe_batch(batch)
+        self._forwards += 1
+        record = ScriptedBatchRecord(
+            self._forwards,
+            facts.mode,
+            facts.rids,
+            facts.extend_rids,
+            facts.chunked_rids[0] if facts.chunked_rids else None,
+            facts.chunked_rids,
+            self._step,
+        )
+        self._ran = True
+        self._batch_log.append(record)
+        self._events.add("batch", record)
+        if record.extend_rids:
+            self._extended += record.extend_rids
+            self._ledger.on_batch(record)
+        if self._recorder is not None:
+            self._recorder.on_batch(record)
+        if self._on_batch_used:
+            self._plugins.hook.scripted_on_batch(record=record)
+
+    def finished(self, rid: str, reason: FinishReason, output_ids: Sequence[int]) -> None:
+        """The engine reports the end of a request."""
+        if self._phase is Phase.SCRIPT and self._ledger.finished(rid, reason, output_ids):
+            self._quiet_steps = 0
+            self._unchecked_ends.append(rid)
+            if self._recorder is not None:
+                self._recorder.on_finish(rid, reason)
+            self._events.add("finish", self._step, rid, reason.kind.value, list(output_ids))
+
+    def apply_memory_op(self, op: MemoryOp) -> None:
+        """A memory operation came out of the inbox: apply it, and keep a failure for the script."""
+        try:
+            self.memory.apply(op)
+        except ScriptedError as error:
+            if self._phase is not Phase.SCRIPT:
+                raise
+            self._pending_error = error
+
+    # -- invariants ----------------------------------------------------------------------------
+
+    def _violations(self) -> list[Violation]:
+        audit = self.adapter.audit()
+        found = [
+            dataclasses.replace(one, last_operations=self._events.last_operations())
+            for one in check_audit(audit, step=self._step)
+        ]
+        for rid, output_ids in self.adapter.live_outputs():
+            wrong = self._ledger.check_appended(rid, output_ids)
+            if wrong is not None:
+                found.append(self._violation("output-rewritten", rid, f"request {rid} {wrong}"))
+        if self._quiet_steps >= LIVENESS_STEPS and self._has_stuck_work():
+            found.append(
+                self._violation(
+                    "no-progress",
+                    "scheduler",
+                    f"work is waiting, nothing is paused or held, and no batch ran for "
+                    f"{self._quiet_steps} iterations",
+                )
+            )
+        if self._invariants_used:
+            for more in self._plugins.hook.scripted_check_invariants(audit=audit):
+                found.extend(more)
+        return found
+
+    def _violation(self, code: str, subject: str, message: str) -> Violation:
+        return Violation(
+            step=self._step,
+            code=code,
+            message=message,
+            subject=subject,
+            last_operations=self._events.last_operations(),
+        )
+
+    def _has_stuck_work(self) -> bool:
+        adapter = self.adapter
+        return not adapter.is_paused and not self.memory.holds_anything and not adapter.is_idle()
+
+    def _check_clients(self, job: Job) -> None:
+        """At the end of a script, each ended request's client has received exactly its output."""
+        if not job.check_invariants:
+            return
+        for rid in self._unchecked_ends:
+            client = self._ledger.client(rid)
+            if client is None or self._ledger.finishes[rid].kind in _CUT_SHORT:
+                continue
+            wrong = None
+            if not client.wait_ended(CLIENT_END_TIMEOUT_S):
+                wrong = f"its client has not received the end after {CLIENT_END_TIMEOUT_S:g} s"
+            elif client.token_ids != self._ledger.final_outputs[rid]:
+                wrong = (
+                    f"its client received {client.token_ids}, "
+                    f"the engine produced {self._ledger.final_outputs[rid]}"
+                )
+            if wrong is not None:
+                raise _leak([self._violation("client-differs", rid, f"request {rid}: {wrong}")])
+
+    # -- end -----------------------------------------------------------------------------------
+
+    def _finish(self, job: Job, error: BaseException | None) -> None:
+        self._outcome = JobOutcome(
+            error=error,
+            traceback_text="" if error is None else script_traceback(error),
+            last_state="" if error is None else self.describe_state(),
+            steps=self._step,
+            trace=() if self._recorder is None else self._recorder.steps,
+        )
+        if self._generator is not None and error is not None:
+            self._generator.close()
+        self._end_hold()
+        if self._servant is not None:
+            digest = self._events.digest() if error is None else ""
+            self._servant.deliver(job, self._outcome, digest)
+
+    def _end_hold(self) -> None:
+        self._job = None
+        self._generator = None
+        self._phase = Phase.FREE
+        # Free means that the engine serves others: nothing of the script may hold it up.
+        if self.adapter.is_paused:
+            self.adapter.control(Continue())
+        if self.memory.holds_anything:
+            self.adapter.control(ReleaseHeld())
+        self.adapter.end_hold()
+
+    def describe_state(self) -> str:
+        """The last state in a few lines."""
+        queues = self.adapter.queues()
+        lines = [
+            f"step {self._step}, {self._phase.value}"
+            + (", paused" if self.adapter.is_paused else ""),
+            f"waiting {list(queues.waiting)}, running {list(queues.running)}, "
+            f"mid-chunk {list(queues.chunked)}",
+        ]
+        lines += [
+            f"KV pool {name!r}: {pool.available} of {pool.total} pages free, "
+            f"{pool.evictable} evictable, {pool.held} held"
+            for name, pool in self.adapter.kv_pools.items()
+        ]
+        if self._batch_log:
+            last = self._batch_log[-1]
+            lines.append(f"last batch: step {last.step}, {last.mode.value}, {list(last.rids)}")
+        lines += [
+            f"request {rid}: ended by {reason.kind.value} {reason.message}".rstrip()
+            for rid, reason in self._ledger.finishes.items()
+        ]
+        return "\n".join(lines)
+
+    def _live_output_ids(self, rid: str) -> Sequence[int] | None:
+        for live, output_ids in self.adapter.live_outputs():
+            if live == rid:
+                return output_ids
+        return None
+
+
+def _leak(violations: Sequence[Violation]) -> LeakDetected:
+    lines = []
+    for violation in violations:
+        lines.append(f"[{violation.code}] step {violation.step}: {violation.message}")
+        if violation.last_operations:
+            lines.append("  last operations: " + "; ".join(violation.last_operations))
+    return LeakDetected(
+        "an invariant does not hold:\n" + "\n".join(lines),
+        hint="run the script with check_invariants=False to see what happens after this step",
+    )

@@ -1,0 +1,117 @@
+"""The wire's end in the driver rank: scripts come in by reference, outcomes go out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from scripted_core.errors import ScriptedError
+from scripted_core.ports import JobOutcome
+from scripted_core.scripts import ScriptLoader
+from scripted_core.sessions.outcome import to_message
+from scripted_core.wire.messages import (
+    PROTOCOL_VERSION,
+    HookReady,
+    RunScript,
+    ScriptSucceeded,
+    Shutdown,
+)
+from scripted_core.wire.plain import from_plain
+from scripted_core.wire.progress import ProgressWriter
+from scripted_core.wire.transport import Channel
+
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.job import Job, script_traceback
+
+_log = structlog.get_logger("scripted.hook")
+
+
+class WireServant:
+    """Polls the wire once for each free iteration.
+
+    The handshake is sent at the second one: by then every hook of a whole iteration has fired.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        progress: ProgressWriter,
+        adapter: Callable[[], EngineAdapter],
+    ) -> None:
+        self._channel = channel
+        self._progress = progress
+        self._adapter = adapter
+        self._loader = ScriptLoader()
+        self._iterations = 0
+
+    def next_job(self) -> Job | None:
+        """Shake hands when the time has come; then the next script that can be loaded."""
+        if self._iterations < 2:
+            self._iterations += 1
+            if self._iterations == 2:
+                self._send_ready()
+            return None
+        message = self._channel.receive()
+        if message is None:
+            return None
+        if isinstance(message, RunScript):
+            return self._job_of(message)
+        if not isinstance(message, Shutdown):
+            _log.warning("unexpected message", message=type(message).__name__)
+        return None
+
+    def tick(self, job: Job, step: int) -> None:
+        """A sign of life that the test side can read without our help."""
+        self._progress.tick(job.request_id, step)
+
+    def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
+        """Send the outcome of a job."""
+        if outcome.error is None:
+            self._channel.send(ScriptSucceeded(job.request_id, outcome.steps, digest, outcome.trace))
+        else:
+            self._channel.send(to_message(job.request_id, outcome))
+
+    def close(self) -> None:
+        """Close the wire."""
+        self._channel.close()
+        self._progress.close()
+
+    def _send_ready(self) -> None:
+        adapter = self._adapter()
+        self._channel.send(
+            HookReady(
+                protocol_version=PROTOCOL_VERSION,
+                engine=adapter.name,
+                engine_version=adapter.version,
+                capabilities=tuple(sorted(adapter.capabilities)),
+                pids=dict(adapter.pids()),
+                hooks_fired=adapter.hooks_fired(),
+            )
+        )
+
+    def _job_of(self, request: RunScript) -> Job | None:
+        def plain(data: Any) -> Any:
+            return from_plain(data, resolve_type=self._loader.resolve_type)
+
+        try:
+            # The module first: types of arguments may be defined in it.
+            function = self._loader.load(request.script)
+            args, kwargs = plain(request.args), plain(request.kwargs)
+        except (ScriptedError, KeyError, TypeError) as error:
+            outcome = JobOutcome(
+                error=error, traceback_text=script_traceback(error), last_state="", steps=0
+            )
+            self._channel.send(to_message(request.request_id, outcome))
+            return None
+        return Job(
+            name=request.script.qualname,
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            check_invariants=request.check_invariants,
+            seed=request.seed,
+            request_id=request.request_id,
+            want_trace=request.want_trace,
+        )
