@@ -4,11 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from scripted_core.testing import FakeEngine
 from scripted_hook import ScriptedSchedulerHook
 from scripted_registry import PluginManager
 
 MakeEngine = Callable[..., FakeEngine]
+
+# A test run leaves no files behind, and is the same every time.
+settings.register_profile("scripted", database=None, deadline=None, derandomize=True)
+settings.load_profile("scripted")
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ def test_submit_after_close_is_refused_and_leaves_no_coroutine_behind(poster):
     with pytest.raises(TransportError, match="closed") as caught:
         poster.submit_coro(coro)
     assert caught.value.hint
-    with pytest.raises(RuntimeError, match="reuse|closed|awaited"):
+    with pytest.raises(RuntimeError, match=r"reuse|closed|awaited"):
         coro.send(None)
 
 

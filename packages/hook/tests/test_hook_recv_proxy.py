@@ -181,3 +181,15 @@ def test_poll_on_is_what_is_waited_for(socket):
     thread.start()
     assert proxy.wait_until_arrived(is_rid("x"), timeout_s=5, description="x") == StartReq("x")
     thread.join()
+
+
+def test_merge_puts_what_the_engine_pulled_behind_what_is_buffered(socket):
+    proxy = ScriptedTokenizerRecvProxy(
+        underlying=socket, parks=lambda message: isinstance(message, StartReq)
+    )
+    proxy.inject("ours")
+    proxy.hold()
+    assert proxy.merge(["theirs", StartReq("foreign")]) == ["ours", "theirs"]
+    assert proxy.merge([]) == []
+    proxy.release()
+    assert proxy.merge(["later"]) == [StartReq("foreign"), "later"]

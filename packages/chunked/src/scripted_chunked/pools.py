@@ -31,8 +31,10 @@ def exhaust_row_pool(
     """Start ballast requests until only ``leave_rows`` request rows are free.
 
     Returns (as the value of ``yield from``) the ballast's handles; they decode on until they are
-    aborted. Raises ``ExhaustError`` when fewer rows are free already, ``StepsExhausted`` when the
-    ballast does not get its rows in time.
+    aborted, or until together they have used three quarters of the free KV: what they may use is
+    reserved at admission, and more would keep the last of them waiting for KV, not for a row.
+    Raises ``ExhaustError`` when fewer rows are free already, ``StepsExhausted`` when the ballast
+    does not get its rows in time.
     """
     t.require(Capability.ROW_POOL, "exhaust_row_pool()")
     require_int("exhaust_row_pool", "leave_rows", leave_rows, at_least=0)
@@ -42,9 +44,16 @@ def exhaust_row_pool(
             f"exhaust_row_pool: leave_rows={leave_rows} is more than the {free} free rows",
             hint=f"leave_rows goes from 0 to {free} here",
         )
+    count = free - leave_rows
+    new_tokens = max(1, min(4 * max_steps, _kv_tokens_for_ballast(t) // max(1, count)))
     ballast: list[ScriptedReqHandle] = [
-        t.start_req(prompt_len=1, prompt_token=2 + i, max_new_tokens=4 * max_steps, ignore_eos=True)
-        for i in range(free - leave_rows)
+        t.start_req(
+            prompt_len=1,
+            prompt_token=1 + i % (t.engine.vocab_size - 1),
+            max_new_tokens=new_tokens,
+            ignore_eos=True,
+        )
+        for i in range(count)
     ]
     for _ in range(max_steps):
         if t.engine_stats()["req_pool_free"] <= leave_rows:
@@ -56,3 +65,8 @@ def exhaust_row_pool(
         f"last state:\n{t.hook.describe_state()}",
         hint="max_running_requests may be lower than the number of rows",
     )
+
+
+def _kv_tokens_for_ballast(t: ScriptedContext) -> int:
+    stats = t.engine_stats()
+    return (stats["kv_pool_free"] + stats["kv_pool_evictable"]) * stats["page_size"] * 3 // 4

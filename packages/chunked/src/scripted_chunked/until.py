@@ -51,9 +51,7 @@ def run_until_all_finished(
         )
 
 
-def exhausted(
-    where: str, what: str, handle: ScriptedReqHandle, max_steps: int
-) -> StepsExhausted:
+def exhausted(where: str, what: str, handle: ScriptedReqHandle, max_steps: int) -> StepsExhausted:
     """The error of a wait on one request, with the state that it stopped in."""
     return StepsExhausted(
         f"{where}: {what} after {max_steps} steps (request {handle.rid!r}: {handle.status}, "

@@ -78,7 +78,7 @@ class ScriptedReqHandle:
 
     @property
     def client(self) -> ClientStream:
-        """The other end: what the client of the request has received so far."""
+        """The other end: what its client has received so far; all of it, once the request ended."""
         return self.context.client_of(self.rid)
 
     def __str__(self) -> str:

@@ -214,13 +214,13 @@ def check_locks(scheduler: Scheduler, external: Counter[Any]) -> None:
     assert (tree.protected_size(), tree.evictable_size()) == (locked, total - locked)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine() -> type[Engine]:
     """Make an engine: `engine(page_size=16, ...)`."""
     return Engine
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ids() -> Callable[[object, int], list[int]]:
     """Make a prompt: `ids(seed, length)`."""
     return random_ids

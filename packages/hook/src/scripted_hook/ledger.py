@@ -105,12 +105,12 @@ class Ledger:
         seen = self._lengths.get(rid)
         if seen is not None:
             old_length, old_last = seen
-            if length == old_length:
-                return None
             if length < old_length:
                 return f"had {old_length} output tokens and now has {length}"
             if output_ids[old_length - 1] != old_last:
                 return f"output token {old_length - 1} was {old_last}, now {output_ids[old_length - 1]}"
+            if length == old_length:
+                return None
         if length:
             self._lengths[rid] = (length, output_ids[length - 1])
         return None

@@ -63,6 +63,12 @@ class ScriptedTokenizerRecvProxy:
                 continue
             return message
 
+    def merge(self, pulled: list[Any]) -> list[Any]:
+        """Everything that is due: what is buffered, then what the engine has just pulled itself."""
+        due = [*self._buffer, *(message for message in pulled if not self._is_parked(message))]
+        self._buffer.clear()
+        return due
+
     def inject(self, message: Any) -> None:
         """Append a message of ours, behind everything that has arrived so far."""
         self._read_ahead()

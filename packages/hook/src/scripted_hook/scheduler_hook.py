@@ -47,6 +47,10 @@ class Servant(Protocol):
         """One more iteration of ``job`` has begun."""
         ...
 
+    def pollables(self) -> tuple[Any, ...]:
+        """What becomes readable when there may be a job."""
+        ...
+
     def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
         """Send the outcome."""
         ...
@@ -179,6 +183,10 @@ class ScriptedSchedulerHook:
             self._recorder.on_op(op)
         return self.adapter.control_http(op) if via_http else self.adapter.control(op)
 
+    def pollables(self) -> tuple[Any, ...]:
+        """Sockets of the test side, for an idle loop that waits for something to do."""
+        return () if self._servant is None else self._servant.pollables()
+
     # -- jobs ----------------------------------------------------------------------------------
 
     def start_job(
@@ -207,9 +215,15 @@ class ScriptedSchedulerHook:
 
     def abandon(self) -> None:
         """Drop the running script without resuming it; the engine is free afterwards."""
-        if self._generator is not None:
-            self._generator.close()
+        self._close_script()
         self._end_hold()
+
+    def _close_script(self) -> None:
+        # What a script does against its end, or fails at in its own clean-up, would only hide why
+        # it has to end.
+        if self._generator is not None:
+            with contextlib.suppress(Exception):
+                self._generator.close()
 
     def _begin(self, job: Job) -> None:
         self._job = job
@@ -424,8 +438,8 @@ class ScriptedSchedulerHook:
             steps=self._step,
             trace=() if self._recorder is None else self._recorder.steps,
         )
-        if self._generator is not None and error is not None:
-            self._generator.close()
+        if error is not None:
+            self._close_script()
         self._end_hold()
         if self._servant is not None:
             digest = self._events.digest() if error is None else ""

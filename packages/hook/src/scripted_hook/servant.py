@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from scripted_core.errors import ScriptedError
 from scripted_core.ports import JobOutcome
 from scripted_core.scripts import ScriptLoader
 from scripted_core.sessions.outcome import to_message
@@ -66,6 +65,10 @@ class WireServant:
         """A sign of life that the test side can read without our help."""
         self._progress.tick(job.request_id, step)
 
+    def pollables(self) -> tuple[Any, ...]:
+        """The wire; nothing before the handshake, which must not wait."""
+        return self._channel.pollables() if self._iterations >= 2 else ()
+
     def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
         """Send the outcome of a job."""
         if outcome.error is None:
@@ -99,7 +102,9 @@ class WireServant:
             # The module first: types of arguments may be defined in it.
             function = self._loader.load(request.script)
             args, kwargs = plain(request.args), plain(request.kwargs)
-        except (ScriptedError, KeyError, TypeError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may skip or exit, a dataclass refuse its fields
             outcome = JobOutcome(
                 error=error, traceback_text=script_traceback(error), last_state="", steps=0
             )

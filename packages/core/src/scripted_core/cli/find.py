@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scripted_core.errors import ConfigError, ScriptNotImportable
 from scripted_core.scripts.rewrite import compile_rewritten, install_comparison_details
 
@@ -112,7 +114,7 @@ def _candidates(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def _named(module: types.ModuleType, name: str, path: Path) -> Callable[..., Any]:
-    function = vars(module).get(name)
+    function: Callable[..., Any] | None = vars(module).get(name)
     if function is None:
         known = ", ".join(_candidates(module)) or "none"
         raise ConfigError(f"{path.name} has no {name!r}", hint=f"scripts in it: {known}")
@@ -153,9 +155,7 @@ def _nothing_to_run(path: Path, left_out: dict[str, str]) -> ConfigError:
     )
 
 
-def _described(
-    module: types.ModuleType, name: str, function: Callable[..., Any]
-) -> FoundScript:
+def _described(module: types.ModuleType, name: str, function: Callable[..., Any]) -> FoundScript:
     engine_kwargs: dict[str, Any] = dict(vars(module).get(ENGINE_KWARGS, {}))
     requires: list[str] = []
     options: dict[str, Any] = {}
@@ -181,10 +181,11 @@ def _described(
     )
 
 
-def _marks(owner: object) -> list[Any]:
-    """The marks of a function or module, farthest first, so that the nearest one wins."""
+def _marks(owner: object) -> list[pytest.Mark]:
+    """The marks of a function or module, in the order in which later ones win, as in pytest."""
     marked: Any = vars(owner).get("pytestmark", [])
     given: Iterable[Any] = marked if isinstance(marked, (list, tuple)) else [marked]
-    marks = [vars(mark).get("mark", mark) if hasattr(mark, "mark") else mark for mark in given]
-    # pytest stores the decorator nearest to the function first.
-    return list(reversed(marks)) if isinstance(owner, types.FunctionType) else marks
+    return [
+        mark.mark if isinstance(mark, pytest.MarkDecorator) else mark
+        for mark in reversed(list(given))
+    ]

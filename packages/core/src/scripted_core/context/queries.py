@@ -11,6 +11,7 @@ from scripted_core.views import FinishKind, RequestStatus
 if TYPE_CHECKING:
     from scripted_core.context.api import ScriptedContext
 
+_CLIENT_END_TIMEOUT_S = 5.0
 _ABORTED = frozenset({FinishKind.ABORT, FinishKind.REFUSED})
 
 
@@ -40,12 +41,18 @@ def list_active_reqs(context: ScriptedContext) -> list[Any]:
 
 
 def client_of(context: ScriptedContext, rid: str) -> ClientStream:
-    """The client end of a request of this script."""
+    """The client end of a request of this script.
+
+    Once the engine has reported the end, the client's end is waited for: over HTTP it arrives a
+    moment later.
+    """
     client = context.hook.ledger.client(rid)
     if client is None:
         raise ConfigError(
             f"no request {rid!r} was started by this script", hint="use what start_req returned"
         )
+    if context.is_finished(rid):
+        client.wait_ended(_CLIENT_END_TIMEOUT_S)
     return client
 
 

@@ -100,7 +100,7 @@ def pytest_runtest_makereport(
     if call.excinfo is not None and call.when == "call" and report.failed:
         from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
 
-        as_error_if_not_an_expectation(report, call.excinfo.value)
+        as_error_if_not_an_expectation(report, call.excinfo, item)
     if runtime is not None and call.when == "call":
         runtime.add_sections(item, report)
     return report

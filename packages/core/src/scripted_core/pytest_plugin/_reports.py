@@ -7,13 +7,21 @@ import pytest
 from scripted_core.errors import ScriptedError
 
 
-def as_error_if_not_an_expectation(report: pytest.TestReport, error: BaseException) -> None:
+def as_error_if_not_an_expectation(
+    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item
+) -> None:
     """Mark the report of a call that broke for another reason than a failed expectation.
 
     pytest calls every exception of the call phase a failure. A report of another phase is an error
-    to the terminal, to JUnit and to xdist alike, and ``pytest_report_teststatus`` names it.
+    to the terminal, to JUnit and to xdist alike, and ``pytest_report_teststatus`` names it. An
+    error that was not raised in the test file brings its whole story in its message: the frames
+    of the harness would only hide it.
     """
-    if isinstance(error, ScriptedError) and not isinstance(error, AssertionError):
+    error = excinfo.value
+    if not isinstance(error, ScriptedError):
+        return
+    if not any(entry.path == item.path for entry in excinfo.traceback):
+        report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"
+    if not isinstance(error, AssertionError):
         report.when = "script"  # type: ignore[assignment]
         report.scripted_error = True  # type: ignore[attr-defined]
-        report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"

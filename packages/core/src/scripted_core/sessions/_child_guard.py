@@ -20,7 +20,10 @@ def main(argv: list[str]) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request was in force
         sys.exit(1)
-    os.execvp(argv[1], argv[1:])
+    try:
+        os.execvp(argv[1], argv[1:])
+    except OSError as error:
+        sys.exit(f"cannot start {argv[1]}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from scripted_core.errors import ConfigError, EngineDirty, ReplyTimeout, ScriptS
 from scripted_core.ports import InProcessEngine
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.outcome import raise_local
-from scripted_core.sessions.stall_guard import StallGuard
+from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
 from scripted_core.trace import StepTrace
 
 
@@ -123,19 +123,26 @@ class InProcessSession:
                             hint="raise timeout_s, or bound the script's own waits",
                         )
         except BaseException as error:
+            self._dirty = f"an earlier script was cut off ({type(error).__name__})"
             state = hook.describe_state()
             hook.abandon()
-            self._dirty = f"an earlier script was cut off ({type(error).__name__})"
-            if guard.fired and isinstance(error, ScriptStalled):
-                raise ScriptStalled(
-                    f"{error.args[0]}\n\nlast state:\n{state}", hint=error.hint
-                ) from None
+            if isinstance(error, StallInterrupt):
+                raise self._stalled(guard, state) from None
             raise
         outcome = hook.outcome
         assert outcome is not None
+        if isinstance(outcome.error, StallInterrupt):
+            raise self._stalled(guard, outcome.last_state) from None
         self._trace = outcome.trace
         if outcome.error is not None:
             raise_local(outcome)
+
+    def _stalled(self, guard: StallGuard, state: str) -> ScriptStalled:
+        self._dirty = "an earlier script was cut off (ScriptStalled)"
+        return ScriptStalled(
+            f"{guard.report}\n\nlast state:\n{state}",
+            hint="each iteration of the script has to reach its next yield; see the stacks",
+        )
 
     @property
     def last_trace(self) -> tuple[StepTrace, ...]:

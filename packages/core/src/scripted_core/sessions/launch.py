@@ -6,14 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SESSION_FOLDER = "{session}"
+"""Stands in ``argv`` for the session's private directory, which is known only at the start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLaunch:
     """A command that becomes an engine with an HTTP front.
 
+    ``SESSION_FOLDER`` in an argument is replaced by the session's private directory.
+
     ``env`` is added to this process's environment. ``prepare`` is called with the session's
     private directory before the start, and may write files that ``argv`` names. ``explain`` turns
-    the log of a failed start into the engine's own message, when it finds one.
+    the log of a failed start into the engine's own message, when it finds one. ``stop_grace_s`` is how
+    long an engine may take to end by itself at shutdown; 0 ends it at once.
     """
 
     argv: tuple[str, ...]

@@ -35,6 +35,21 @@ def _children_files(pid: int) -> list[Path]:
         return []
 
 
+def group_members(group: int) -> dict[int, str]:
+    """Pids and command names of all processes of a process group, orphans among them."""
+    found: dict[int, str] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                # The command, in parentheses, may hold anything; state, parent and group follow.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group:
+                found[int(folder.name)] = command_name(int(folder.name))
+    return found
+
+
 def command_name(pid: int) -> str:
     """What the process calls itself (its title, where it set one)."""
     try:
@@ -62,9 +77,11 @@ class ProcessWatch:
         self._fds: dict[int, tuple[int, str]] = {}
 
     def add(self, pid: int, name: str) -> None:
-        """Watch one more process; one that is already gone is noticed at once."""
-        if any(known == pid for known, _ in self._fds.values()):
-            return
+        """Watch one more process, or name a known one anew."""
+        for known_fd, (known, _) in self._fds.items():
+            if known == pid:
+                self._fds[known_fd] = (pid, name)
+                return
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:

@@ -12,8 +12,13 @@ from pathlib import Path
 
 from scripted_core.errors import EngineStartError
 from scripted_core.sessions import _child_guard
-from scripted_core.sessions.launch import ServerLaunch
-from scripted_core.sessions.processes import ProcessWatch, descendants, proc_state
+from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
+from scripted_core.sessions.processes import (
+    ProcessWatch,
+    descendants,
+    group_members,
+    proc_state,
+)
 from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
 
 _LOG_TAIL_BYTES = 6000
@@ -27,11 +32,12 @@ class ServerProcess:
         self._address = address
         self.watch = ProcessWatch()
         env = {**os.environ, **launch.env, **address.env(engine=engine)}
+        argv = [arg.replace(SESSION_FOLDER, address.directory) for arg in launch.argv]
         guard = (sys.executable, _child_guard.__file__, str(os.getpid()))
         with open(address.log, "wb") as log:
             try:
                 self._process = subprocess.Popen(
-                    [*guard, *launch.argv],
+                    [*guard, *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -48,9 +54,18 @@ class ServerProcess:
         return self._process.pid
 
     def refresh(self) -> None:
-        """Watch processes that the engine has started since."""
+        """Watch the processes of the engine that have announced themselves since.
+
+        Not every child is one: engines also run short-lived helpers.
+        """
+        for pid, role in self._address.announced().items():
+            self.watch.add(pid, role)
+
+    def _watch_all(self) -> None:
+        known = self.watch.pids
         for pid, name in descendants(self._process.pid).items():
-            self.watch.add(pid, name)
+            if pid not in known:
+                self.watch.add(pid, name)
 
     def log_text(self) -> str:
         """Everything that the engine printed."""
@@ -92,17 +107,23 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End every process of the engine, politely first; returns when all are gone."""
-        self.refresh()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        if not self.watch.wait_all(self._launch.stop_grace_s):
-            self.kill()
+        self._watch_all()
+        if self._launch.stop_grace_s:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        self.watch.wait_all(self._launch.stop_grace_s)
+        # Children of a process that ended on its own are nobody's descendants any more, but still
+        # in its group. The group's number is not given away before wait() below.
+        for pid, name in group_members(self._process.pid).items():
+            if pid not in self.watch.pids:
+                self.watch.add(pid, name)
+        self.kill()
         self._process.wait()
         self.watch.close()
 
     def kill(self) -> None:
         """SIGKILL for every process of the engine; returns when all are gone."""
-        self.refresh()
+        self._watch_all()
         self.watch.kill_all()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -11,19 +11,21 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from scripted_core.errors import ScriptStalled
-
 # A real-time signal of our own: SIGALRM belongs to pytest-timeout and others.
 _SIGNAL = signal.SIGRTMIN + 6
-_HINT = "each iteration of the script has to reach its next yield; bound the loop that does not"
+
+
+class StallInterrupt(BaseException):
+    """Cuts a stalled iteration off; no ``except Exception`` of a script gets hold of it."""
 
 
 class StallGuard:
     """While it is entered, ``progress()`` has to change every ``timeout_s`` seconds.
 
-    If it does not, :class:`ScriptStalled` with every thread's stack is raised in the thread that
-    entered: by a signal in the main thread, which also interrupts blocking calls, elsewhere as an
-    asynchronous exception at the next bytecode.
+    If it does not, :class:`StallInterrupt` is raised in the thread that entered: by a signal in the
+    main thread, which also interrupts blocking calls, elsewhere as an asynchronous exception at the
+    next bytecode; and again after each further ``timeout_s`` without progress. ``report`` then
+    holds every thread's stack as it was at the first.
     """
 
     def __init__(self, progress: Callable[[], int], *, timeout_s: float) -> None:
@@ -34,8 +36,7 @@ class StallGuard:
         self._target = 0
         self._in_main = False
         self._previous: Any = None
-        self._report = ""
-        self.fired = False
+        self.report = ""
 
     def __enter__(self) -> StallGuard:
         self._target = threading.get_ident()
@@ -47,11 +48,16 @@ class StallGuard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
-        assert self._thread is not None
-        self._thread.join()
-        if self._in_main:
-            signal.signal(_SIGNAL, self._previous)
+        try:
+            self._done.set()
+            assert self._thread is not None
+            self._thread.join()
+        finally:
+            if self._in_main:
+                signal.signal(_SIGNAL, self._previous)
+            else:
+                # One that was sent at the very end must not come up later, somewhere else.
+                _raise_in(self._target, None)
 
     def _watch(self) -> None:
         seen = self._progress()
@@ -59,11 +65,18 @@ class StallGuard:
             now = self._progress()
             if now == seen:
                 self._fire()
-                return
             seen = now
 
     def _fire(self) -> None:
-        self.fired = True
+        self.report = self.report or self._stacks()
+        if self._done.is_set():
+            return
+        if self._in_main:
+            signal.pthread_kill(self._target, _SIGNAL)
+        else:
+            _raise_in(self._target, StallInterrupt)
+
+    def _stacks(self) -> str:
         frames = sys._current_frames()
         parts = []
         for thread in threading.enumerate():
@@ -71,14 +84,15 @@ class StallGuard:
             if frame is not None and thread is not threading.current_thread():
                 stack = "".join(traceback.format_stack(frame))
                 parts.append(f"thread {thread.name}:\n{stack}")
-        self._report = f"no iteration ended within {self._timeout_s:g} s\n\n" + "\n".join(parts)
-        if self._in_main:
-            signal.pthread_kill(self._target, _SIGNAL)
-        else:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._target), ctypes.py_object(ScriptStalled)
-            )
+        return f"no iteration ended within {self._timeout_s:g} s\n\n" + "\n".join(parts)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self._done.is_set():
-            raise ScriptStalled(self._report, hint=_HINT)
+            raise StallInterrupt
+
+
+def _raise_in(thread_id: int, exception: type[BaseException] | None) -> None:
+    """Raise ``exception`` in another thread at its next bytecode; ``None`` takes that back."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), None if exception is None else ctypes.py_object(exception)
+    )

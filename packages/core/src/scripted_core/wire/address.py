@@ -23,6 +23,7 @@ ENV_ENGINE = "SCRIPTED_ENGINE"
 STACKS_SIGNAL = signal.SIGRTMIN + 5
 """Asks an engine process to write every thread's stack into the session's directory."""
 
+_PROCESS = "process-"
 _MAX_SOCKET_PATH_BYTES = 100
 
 
@@ -55,6 +56,17 @@ class SessionAddress(msgspec.Struct, frozen=True):
     def stacks(self, pid: int) -> Path:
         """Where the process ``pid`` writes every thread's stack when asked to."""
         return Path(self.directory) / f"stacks-{pid}.txt"
+
+    def announce(self, role: str) -> None:
+        """Engine side: this process is one whose end matters to the session."""
+        (Path(self.directory) / f"{_PROCESS}{os.getpid()}").write_text(role)
+
+    def announced(self) -> dict[int, str]:
+        """Roles by pid of all processes that have announced themselves."""
+        found = {}
+        for entry in Path(self.directory).glob(f"{_PROCESS}*"):
+            found[int(entry.name.removeprefix(_PROCESS))] = entry.read_text() or "engine"
+        return found
 
     def env(self, *, engine: str) -> dict[str, str]:
         """What the engine's processes get in their environment."""

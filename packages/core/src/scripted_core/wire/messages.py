@@ -106,6 +106,8 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+# Invalid text and deep nesting come out of msgspec as what Python calls them.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(message: Message, *, token: str) -> bytes:
@@ -117,7 +119,7 @@ def decode(frame: bytes, *, token: str) -> Message:
     """The message of a frame; ``HandshakeError`` when it is not from a peer of this session."""
     try:
         envelope = _envelope_decoder.decode(frame)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise HandshakeError(
             f"a peer sent {len(frame)} bytes that are no frame of this protocol ({error})",
             hint="another program is connected to this session's socket; start a fresh session",
@@ -129,7 +131,7 @@ def decode(frame: bytes, *, token: str) -> Message:
         )
     try:
         return _decoder.decode(envelope.body)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise HandshakeError(
             f"the peer sent a message that this version does not know ({error})",
             hint="install the same scripted-core and scripted-hook on both sides",

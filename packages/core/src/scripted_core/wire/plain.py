@@ -26,42 +26,67 @@ def type_name(cls: type) -> str:
 
 def to_plain(value: Any, *, what: str) -> Any:
     """``value`` as tagged plain data; ``what`` names it in the error (an argument, a fixture)."""
+    try:
+        return _tagged(value, what=what)
+    except RecursionError:
+        raise ScriptNotImportable(
+            f"{what} cannot travel to the engine's process: it holds itself, or is nested too deep",
+            hint="pass flat data, or build the object inside the script",
+        ) from None
+
+
+def _tagged(value: Any, *, what: str) -> Any:
     match value:
         case enum.Enum():
             if "<locals>" in type(value).__qualname__:
                 raise _refused(value, what)
+            if isinstance(value, enum.Flag):  # several members together have no name of their own
+                return {_TAG: "flag", "t": type_name(type(value)), "v": value.value}
             return {_TAG: "enum", "t": type_name(type(value)), "v": value.name}
-        case None | bool() | float() | str() | bytes():
+        case None | bool() | float() | bytes():
             return value
+        case str():
+            return _text(value, what)
         case int():
             return value if value in _INT64 else {_TAG: "int", "v": str(value)}
         case list():
-            return [to_plain(item, what=what) for item in value]
+            return [_tagged(item, what=what) for item in value]
         case tuple() if type(value) is tuple:
-            return {_TAG: "tuple", "v": [to_plain(item, what=what) for item in value]}
+            return {_TAG: "tuple", "v": [_tagged(item, what=what) for item in value]}
         case set() | frozenset():
             kind = "set" if isinstance(value, set) else "frozenset"
             items = sorted(value, key=repr)
-            return {_TAG: kind, "v": [to_plain(item, what=what) for item in items]}
+            return {_TAG: kind, "v": [_tagged(item, what=what) for item in items]}
         case dict():
             if all(isinstance(key, str) for key in value) and _TAG not in value:
-                return {key: to_plain(item, what=what) for key, item in value.items()}
+                return {_text(key, what): _tagged(item, what=what) for key, item in value.items()}
             pairs = [
-                [to_plain(key, what=what), to_plain(item, what=what)] for key, item in value.items()
+                [_tagged(key, what=what), _tagged(item, what=what)] for key, item in value.items()
             ]
             return {_TAG: "dict", "v": pairs}
         case pathlib.PurePath():
-            return {_TAG: "path", "v": str(value)}
+            return {_TAG: "path", "v": _text(str(value), what)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if "<locals>" in type(value).__qualname__:
             raise _refused(value, what)
         fields = {
-            field.name: to_plain(getattr(value, field.name), what=f"{what}.{field.name}")
+            field.name: _tagged(getattr(value, field.name), what=f"{what}.{field.name}")
             for field in dataclasses.fields(value)
             if field.init
         }
         return {_TAG: "dataclass", "t": type_name(type(value)), "v": fields}
     raise _refused(value, what)
+
+
+def _text(value: str, what: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ScriptNotImportable(
+            f"{what} cannot travel to the engine's process: {value!r} is not valid Unicode text",
+            hint="pass it as bytes (os.fsencode for a file name)",
+        ) from error
+    return value
 
 
 def _refused(value: Any, what: str) -> ScriptNotImportable:
@@ -100,6 +125,8 @@ def from_plain(data: Any, *, resolve_type: Callable[[str], type]) -> Any:
             return pathlib.Path(body)
         case "enum":
             return cast("type[enum.Enum]", resolve_type(data["t"]))[body]
+        case "flag":
+            return cast("type[enum.Flag]", resolve_type(data["t"]))(body)
         case "dataclass":
             fields = {
                 name: from_plain(item, resolve_type=resolve_type) for name, item in body.items()

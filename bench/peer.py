@@ -1,0 +1,42 @@
+"""SGLang's own scripted harness on the same scripts: a process of its own, driven by a plan file.
+
+It runs as ``python -m bench.peer PLAN OUT`` with the environment of an engine process, since that
+harness starts the server from the process that it is imported in. Times are taken in the same places
+as ours, and written to ``OUT`` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from bench import scripts
+from bench.server_times import Plan, ServerTimes, measure_server
+
+
+def main() -> None:
+    """Start SGLang's harness with the engine arguments of the plan, and measure."""
+    plan_file, out = (Path(argument) for argument in sys.argv[1:])
+    plan = Plan.read(plan_file)
+    from sglang.test.scripted_runtime.http_server import ScriptedHttpServer
+
+    start = time.perf_counter()
+    server = ScriptedHttpServer.start(**plan.engine_kwargs)
+    started_s = time.perf_counter() - start
+    try:
+        times: ServerTimes = measure_server(
+            lambda script, args: server.execute_script(script, args=args), plan=plan
+        )
+        start = time.perf_counter()
+    finally:
+        server.shutdown()
+    times.shutdown.append(time.perf_counter() - start)
+    times.start.append(started_s)
+    out.write_text(json.dumps(times.as_json()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    assert scripts.__file__
+    main()

@@ -1,0 +1,105 @@
+"""The scripts of the benchmark. They run unchanged on every engine, and in SGLang's own harness.
+
+The workload: 8 decoding requests whose context is 256 tokens on average, beside a prefix tree of 50
+nodes that earlier requests have left. Every prompt is one token repeated, another for each request,
+so that no two share a node. Times are taken inside the script and written to a file, which is the
+one way out that every harness has. Nothing but the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+DECODING: Final = 8
+TREE_NODES: Final = 50
+TREE_PROMPT_LEN: Final = 64
+"""Tokens in the prompt behind one tree node; 50 of them and 8 contexts fit the pool."""
+PROMPT_LEN: Final = 192
+MEASURED_STEPS: Final = 128
+"""Decode steps that are timed: the context grows from 192 to 320 tokens, 256 on average."""
+ENGINE_KWARGS: Final[dict[str, Any]] = {"max_total_tokens": 8192, "max_running_requests": DECODING}
+
+_FIRST_TOKEN = 10
+_STEPS_TO_START = 200
+_SETTLING_STEPS = 4
+
+
+def noop(t: Any) -> Iterator[None]:
+    """A script that ends at once: what is left is the reset and the way there and back."""
+    yield from ()
+
+
+def arrivals(t: Any, file: str, requests: int) -> Iterator[None]:
+    """Write the seconds that each ``start_req`` took, one request after the other."""
+    seconds = []
+    for number in range(requests):
+        start = time.perf_counter()
+        handle = t.start_req(
+            prompt_len=PROMPT_LEN,
+            prompt_token=_FIRST_TOKEN + number,
+            max_new_tokens=1,
+            ignore_eos=True,
+        )
+        seconds.append(time.perf_counter() - start)
+        yield from _until_finished([handle])
+    Path(file).write_text(json.dumps(seconds), encoding="utf-8")
+
+
+def decode(t: Any, file: str) -> Iterator[None]:
+    """Write the seconds of each ``yield`` of the workload."""
+    yield from start_workload(t)
+    seconds = []
+    before = time.perf_counter()
+    for _ in range(MEASURED_STEPS):
+        yield
+        now = time.perf_counter()
+        seconds.append(now - before)
+        before = now
+    Path(file).write_text(json.dumps(seconds), encoding="utf-8")
+
+
+def start_workload(t: Any) -> Iterator[None]:
+    """Bring the workload about; at the end every request decodes."""
+    for node in range(0, TREE_NODES, DECODING):
+        tokens = range(node, min(node + DECODING, TREE_NODES))
+        yield from _until_finished(
+            [
+                t.start_req(
+                    prompt_len=TREE_PROMPT_LEN,
+                    prompt_token=_FIRST_TOKEN + token,
+                    max_new_tokens=1,
+                    ignore_eos=True,
+                )
+                for token in tokens
+            ]
+        )
+    handles = [
+        t.start_req(
+            prompt_len=PROMPT_LEN,
+            prompt_token=_FIRST_TOKEN + TREE_NODES + number,
+            max_new_tokens=MEASURED_STEPS + 64,
+            ignore_eos=True,
+        )
+        for number in range(DECODING)
+    ]
+    for _ in range(_STEPS_TO_START):
+        yield
+        requests = [handle.req for handle in handles]
+        if all(req is not None and len(req.output_ids) > 0 for req in requests):
+            break
+    else:
+        raise AssertionError(f"the workload does not decode after {_STEPS_TO_START} steps")
+    for _ in range(_SETTLING_STEPS):
+        yield
+
+
+def _until_finished(handles: list[Any]) -> Iterator[None]:
+    for _ in range(_STEPS_TO_START):
+        yield
+        if all(handle.finished for handle in handles):
+            return
+    raise AssertionError(f"{handles} have not finished after {_STEPS_TO_START} steps")

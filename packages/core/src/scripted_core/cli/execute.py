@@ -1,0 +1,164 @@
+"""Runs found scripts on sessions, one engine for each configuration in a row."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from scripted_core.capabilities import Capability
+from scripted_core.cli.find import FoundScript, FoundScripts
+from scripted_core.errors import ConfigError, ScriptedError, ScriptFailed
+from scripted_core.sessions.base import Session, make_config, start_session
+from scripted_core.trace import StepTrace
+
+
+class RunOutcome(StrEnum):
+    """How a script ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """One script that was run: where, how it ended, and what happened in it."""
+
+    name: str
+    engine: str
+    mode: str
+    seed: int
+    outcome: RunOutcome
+    invariants_checked: bool
+    trace: tuple[StepTrace, ...] = ()
+    digest: str | None = None
+    """Digest of all events; only of a script that passed."""
+    text: str = ""
+    """Why it did not pass."""
+    code: str | None = None
+    """Code of the error, when it was one of ours."""
+
+    @property
+    def steps(self) -> int:
+        """Scheduler iterations that the script took."""
+        return len(self.trace)
+
+
+def execute(
+    found: FoundScripts, *, backend: str | None, seed: int, overrides: Mapping[str, Any]
+) -> Iterator[Ran]:
+    """Run the scripts in the order of the file, and yield each result when it is there.
+
+    An engine is kept for the next script when that wants the same one. Raises what a start of an
+    engine raises (``EngineStartError``, ``ConfigError``, …); a script's own end is in its result.
+    """
+    _log_to_stderr()
+    session: Session | None = None
+    stall_timeout_s: float | None = None
+    try:
+        for script in found.scripts:
+            config = make_config(backend, {**script.engine_kwargs, **overrides}, seed=seed)
+            wanted_s = script.options.get("stall_timeout_s")
+            if session is not None and (
+                session.config != config or session.dirty or wanted_s != stall_timeout_s
+            ):
+                session.shutdown()
+                session = None
+            if session is None:
+                session = start_session(config, stall_timeout_s=wanted_s)
+                stall_timeout_s = wanted_s
+            yield _run_one(session, script, found.path)
+    finally:
+        if session is not None:
+            session.shutdown()
+
+
+def _run_one(session: Session, script: FoundScript, path: Path) -> Ran:
+    outcome, text, code, digest = RunOutcome.PASSED, "", None, None
+    check_invariants = bool(script.options.get("check_invariants", True))
+    missing = _missing_capability(session, script)
+    trace: tuple[StepTrace, ...] = ()
+    if missing is not None:
+        outcome, text = RunOutcome.SKIPPED, missing
+    else:
+        try:
+            session.execute_script(
+                script.function,
+                timeout_s=script.options.get("timeout_s"),
+                check_invariants=check_invariants,
+                want_trace=True,
+            )
+            digest = session.event_digest()
+        except pytest.skip.Exception as skip:
+            outcome, text = RunOutcome.SKIPPED, str(skip)
+        except pytest.xfail.Exception as expected:
+            outcome, text = RunOutcome.XFAILED, str(expected)
+        except (Exception, pytest.fail.Exception) as error:
+            outcome, text = RunOutcome.FAILED, _explain(error, path)
+            code = error.code if isinstance(error, ScriptedError) else None
+        trace = session.last_trace
+    return Ran(
+        name=script.name,
+        engine=session.config.engine,
+        mode=session.config.mode.value,
+        seed=session.config.seed,
+        outcome=outcome,
+        invariants_checked=check_invariants,
+        trace=trace,
+        digest=digest,
+        text=text,
+        code=code,
+    )
+
+
+def _missing_capability(session: Session, script: FoundScript) -> str | None:
+    for name in script.requires:
+        try:
+            needed = Capability(name)
+        except ValueError:
+            raise ConfigError(
+                f"{script.name}: scripted_requires({name!r}): no such capability",
+                hint=f"one of {', '.join(capability.value for capability in Capability)}",
+            ) from None
+        if needed.value not in session.capabilities:
+            return f"engine {session.config.engine!r} has no capability {needed.value!r}"
+    return None
+
+
+def _explain(error: BaseException, path: Path) -> str:
+    """The error as text, its traceback from the script's own first frame on."""
+    if isinstance(error, ScriptFailed) and error.remote_traceback:
+        return str(error)
+    start = error.__traceback__
+    while start is not None and start.tb_frame.f_code.co_filename != str(path):
+        start = start.tb_next
+    frames = _frames(start)
+    if isinstance(error, ScriptedError):
+        return f"{frames}{type(error).__name__}: {error}"
+    return frames + "".join(traceback.format_exception_only(error)).rstrip()
+
+
+def _frames(start: types.TracebackType | None) -> str:
+    if start is None:
+        return ""
+    return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(start))
+
+
+def _log_to_stderr() -> None:
+    """Keep stdout for results: warnings and worse go to stderr, unless logging is set up already."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        )

@@ -1,0 +1,138 @@
+"""A server engine for the tests: it speaks the wire and has a health page, and runs no scripts.
+
+``python fake_engine_program.py HOW PORT``: ``HOW`` is what it does at its start; what it does with
+a script is decided by the script's name.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import zmq
+from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress, address_from_env
+from scripted_core.wire.messages import (
+    PROTOCOL_VERSION,
+    HookReady,
+    OutOfBandError,
+    RunScript,
+    ScriptFailed,
+    ScriptSucceeded,
+    Shutdown,
+)
+from scripted_core.wire.progress import ProgressWriter
+from scripted_core.wire.transport import EngineSideChannel, report_out_of_band
+
+HOW, PORT = sys.argv[1], int(sys.argv[2])
+
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if HOW == "never_healthy" else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def forever():
+    while True:
+        signal.pause()
+
+
+def main():
+    print("fake engine:", HOW, flush=True)
+    if HOW == "refuses":
+        print("error: unrecognized argument --colour", file=sys.stderr, flush=True)
+        sys.exit(2)
+    if HOW == "silent":
+        forever()
+    address = address_from_env(os.environ)
+    if HOW == "stranger":
+        address = SessionAddress(address.directory, "a guess")
+    if HOW == "breaks":
+        report_out_of_band(address, OutOfBandError("rank 1", 1, "OSError", "no memory", "Tb"))
+        forever()
+    worker = subprocess.Popen(["sleep", "1000"])
+    signal.signal(signal.SIGTERM, lambda *_: (worker.kill(), os._exit(0)))
+    stacks = open(address.stacks(os.getpid()), "w")  # noqa: SIM115
+    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    channel = EngineSideChannel(address)
+    channel.send(
+        HookReady(
+            protocol_version=PROTOCOL_VERSION - (HOW == "old"),
+            engine="other" if HOW == "other" else "fake",
+            engine_version="1",
+            capabilities=("chunked_prefill",),
+            pids={"scheduler": os.getpid(), "worker": worker.pid},
+            hooks_fired=() if HOW == "unhooked" else ("step",),
+        )
+    )
+    serve(address, channel, ProgressWriter(address.progress), worker)
+
+
+def serve(address, channel, progress, worker):
+    poller = zmq.Poller()
+    poller.register(channel.pollables()[0], zmq.POLLIN)
+    while True:
+        poller.poll()
+        message = channel.receive()
+        if isinstance(message, Shutdown):
+            print("told to shut down", flush=True)
+        if isinstance(message, RunScript):
+            run(message, address, channel, progress, worker)
+
+
+def run(message, address, channel, progress, worker):
+    n = message.request_id
+    failed = ScriptFailed(n, "failed", "ValueError", "a bad value", "Tb: in script", "step 2")
+    match message.script.qualname:
+        case "succeeds":
+            channel.send(ScriptSucceeded(n, 1, f"digest-{n}"))
+        case "echoes":
+            text = repr((message.args, message.kwargs, message.seed, message.check_invariants))
+            channel.send(ScriptFailed(n, "failed", "Echo", text, "", ""))
+        case "fails":
+            channel.send(failed)
+        case "skips":
+            channel.send(ScriptFailed(n, "skipped", "Skipped", "not today", "", ""))
+        case "after_stale_replies":
+            channel.send(ScriptSucceeded(n - 1, 1, "stale"))
+            channel.send(ScriptFailed(n + 7, "failed", "E", "stale", "", ""))
+            channel.send(ScriptSucceeded(n, 1, "fresh"))
+        case "never_answers":
+            deaf_to_the_wire()
+        case "never_ends":
+            for step in range(10**9):
+                progress.tick(n, step)
+                time.sleep(0.01)
+        case "exits":
+            print("about to exit", flush=True)
+            os._exit(3)
+        case "loses_a_worker":
+            worker.kill()
+        case "reports":
+            report = OutOfBandError("rank 1", worker.pid, "OSError", "no memory", "Tb: rank 1")
+            report_out_of_band(address, report)
+        case "speaks_out_of_turn":
+            stranger = EngineSideChannel(SessionAddress(address.directory, "a guess"))
+            stranger.close()
+            channel.send(HookReady(1, "fake", "1", (), {}, ("step",)))
+            channel.send(ScriptSucceeded(n, 1, "d"))
+
+
+def deaf_to_the_wire():
+    forever()
+
+
+if __name__ == "__main__":
+    main()

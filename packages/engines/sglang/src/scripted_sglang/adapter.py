@@ -1,0 +1,322 @@
+"""SGLang behind ``EngineAdapter``, in one scheduler process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scripted_core.capabilities import Capability
+from scripted_core.ops import (
+    Abort,
+    AbortAll,
+    Continue,
+    ControlOp,
+    ControlReceipt,
+    Evict,
+    Exhaust,
+    Flush,
+    Pause,
+    ReleaseHeld,
+)
+from scripted_core.requests import ClientStream, ReqSpec
+from scripted_core.views import Audit, FinishKind, FinishReason, QueueView, RequestView
+from scripted_hook import BatchFacts, EngineEvents, ScriptedTokenizerRecvProxy
+from scripted_hook.generate_client import GenerateClient
+from scripted_hook.poster import BackgroundHttpPoster
+
+from scripted_sglang import _compat
+from scripted_sglang.inbox import Belonging, RankOp, TokenizerSocket
+from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
+from scripted_sglang.state import SchedulerState
+
+ARRIVAL_TIMEOUT_S = 20.0
+_HTTP_PATHS: dict[type, tuple[str, str]] = {
+    Pause: ("/pause_generation", "PauseGenerationReqInput"),
+    Continue: ("/continue_generation", "ContinueGenerationReqInput"),
+    Abort: ("/abort_request", "AbortReq"),
+    AbortAll: ("/abort_request", "AbortReq"),
+    Flush: ("/flush_cache", "FlushCacheReqInput"),
+}
+
+
+class SglangAdapter:
+    """Reads one scheduler, and posts to it through its own inbox."""
+
+    name = "sglang"
+    quiesce_steps = 0
+
+    def __init__(self, scheduler: Any, *, version: str, base_url: str) -> None:
+        self.scheduler = scheduler
+        self.version = version
+        self.vocab_size = int(scheduler.model_config.vocab_size)
+        page_size = int(scheduler.page_size)
+        tree = scheduler.tree_cache
+        self.kv_pools: Mapping[str, SglangKvPool] = {
+            "full": SglangKvPool(
+                name="full",
+                allocator=scheduler.token_to_kv_pool_allocator,
+                page_size=page_size,
+                evictable_tokens=lambda: 0 if tree.disable else int(tree.evictable_size()),
+            )
+        }
+        self.rows = SglangRowPool(scheduler.req_to_token_pool)
+        self.prefix_tree = SglangPrefixTree(tree, page_size=page_size)
+        self.state = SchedulerState(
+            scheduler, pools=dict(self.kv_pools), rows=self.rows, tree=self.prefix_tree
+        )
+        self.capabilities = self._capabilities()
+        self.held_tokens = 0
+        self.held_rows = 0
+        self.fired: dict[str, None] = {}
+        self._events: EngineEvents | None = None
+        self._pending_flushes: list[ControlReceipt] = []
+        self._belonging = Belonging()
+        self.proxy: ScriptedTokenizerRecvProxy | None = None
+        self.poster: BackgroundHttpPoster | None = None
+        if self.is_driver:
+            socket = TokenizerSocket(scheduler.recv_from_tokenizer)
+            self.proxy = ScriptedTokenizerRecvProxy(
+                underlying=socket, poll_on=socket.socket, parks=self._belonging.is_foreign
+            )
+            self.poster = BackgroundHttpPoster()
+            self._client = GenerateClient(poster=self.poster, base_url=base_url)
+            self._base_url = base_url
+
+    def _capabilities(self) -> frozenset[Capability]:
+        scheduler = self.scheduler
+        found = {
+            Capability.RETRACT,
+            Capability.PAUSE_IN_PLACE,
+            Capability.ROW_POOL,
+            Capability.LOGPROBS,
+            Capability.SGLANG_NAMES,
+            Capability.PROCESSES,
+            Capability.HTTP,
+        }
+        if scheduler.chunked_prefill_size:
+            found.add(Capability.CHUNKED_PREFILL)
+        if not scheduler.tree_cache.disable:
+            found |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
+        if scheduler.enable_overlap:
+            found.add(Capability.OVERLAP)
+        if getattr(scheduler, "enable_priority_scheduling", False):
+            found.add(Capability.PRIORITY)
+        return frozenset(found)
+
+    @property
+    def is_driver(self) -> bool:
+        """Whether requests reach SGLang through this rank."""
+        return self.scheduler.recv_from_tokenizer is not None
+
+    # -- events --------------------------------------------------------------------------------
+
+    def attach(self, events: EngineEvents) -> None:
+        """Start reporting to ``events``."""
+        self._events = events
+
+    def report_finish(self, req: Any, reason: FinishReason) -> None:
+        """SGLang tells somebody that a request has ended."""
+        if self._events is not None:
+            self._events.finished(req.rid, reason, list(req.output_ids))
+
+    def apply_rank_op(self, op: RankOp) -> None:
+        """A memory operation has come through SGLang's broadcast."""
+        if self._events is not None:
+            self._events.apply_memory_op(op.op)
+
+    # -- the way in ----------------------------------------------------------------------------
+
+    def submit(self, spec: ReqSpec, client: ClientStream) -> FinishReason | None:
+        """Post over HTTP and wait until the tokenizer has put it into the inbox, or refused it."""
+        assert self.proxy is not None, "only the driver rank submits"
+        self._belonging.rids.add(spec.rid)
+        self._client.post(spec, client)
+
+        def ended() -> bool:
+            self._client.acknowledge()
+            return client.ended
+
+        arrived = self.proxy.wait_until_arrived(
+            lambda message: spec.rid in _compat.rids_in(message),
+            timeout_s=ARRIVAL_TIMEOUT_S,
+            description=f"request {spec.rid!r}",
+            wake_fd=self._client.wake_fd,
+            cancelled=ended,
+        )
+        if arrived is not None:
+            return None
+        return FinishReason(kind=FinishKind.REFUSED, message=client.error or "refused")
+
+    def control(self, op: ControlOp) -> ControlReceipt:
+        """Post an operation behind everything that has arrived; it rides SGLang's broadcast."""
+        assert self.proxy is not None, "only the driver rank posts"
+        receipt = ControlReceipt(op)
+        self.proxy.inject(self._message(op))
+        if isinstance(op, Flush):
+            self._pending_flushes.append(receipt)
+        else:
+            receipt.settle(True)
+        return receipt
+
+    def _message(self, op: ControlOp) -> Any:
+        from sglang.srt.managers import io_struct
+
+        match op:
+            case Pause(mode=mode):
+                return io_struct.PauseGenerationReqInput(mode=mode.value)
+            case Continue(torch_empty_cache=empty):
+                return io_struct.ContinueGenerationReqInput(torch_empty_cache=empty)
+            case Abort(rid=rid):
+                return io_struct.AbortReq(rid=rid)
+            case AbortAll():
+                return io_struct.AbortReq(abort_all=True)
+            case Flush():
+                return io_struct.FlushCacheReqInput()
+            case Evict() | Exhaust() | ReleaseHeld():
+                return RankOp(op)
+
+    def control_http(self, op: ControlOp) -> ControlReceipt:
+        """Send an operation over SGLang's HTTP API and wait until it is in the inbox."""
+        assert self.proxy is not None, "only the driver rank posts"
+        assert self.poster is not None, "the driver rank has an HTTP thread"
+        if isinstance(op, (Evict, Exhaust, ReleaseHeld)):
+            return self.control(op)  # SGLang has no HTTP call for these
+        path, message_type = _HTTP_PATHS[type(op)]
+        body: dict[str, Any] = {}
+        if isinstance(op, Pause):
+            body = {"mode": op.mode.value}
+        elif isinstance(op, Abort):
+            body = {"rid": op.rid}
+        elif isinstance(op, AbortAll):
+            body = {"abort_all": True}
+        elif isinstance(op, Continue):
+            body = {"torch_empty_cache": op.torch_empty_cache}
+        receipt = ControlReceipt(op)
+        self._belonging.expected_types.add(message_type)
+        self.poster.post(self._base_url + path, body)
+        try:
+            self.proxy.wait_until_arrived(
+                lambda message: type(message).__name__ == message_type,
+                timeout_s=ARRIVAL_TIMEOUT_S,
+                description=f"POST {path}",
+            )
+        finally:
+            self._belonging.expected_types.discard(message_type)
+        if isinstance(op, Flush):
+            self._pending_flushes.append(receipt)
+        else:
+            receipt.settle(True)
+        return receipt
+
+    # -- flush ---------------------------------------------------------------------------------
+
+    def flush_blocked(self) -> bool:
+        """SGLang would drop locked nodes with the tree; like any lock, ours keep it from that."""
+        return self.prefix_tree.held_locks > 0
+
+    def flushed(self, ok: bool) -> None:
+        """SGLang has flushed, which empties its allocators under our holds, or has refused to."""
+        if ok:
+            for pool in self.kv_pools.values():
+                pool.take_again()
+            self.rows.take_again()
+        for receipt in self._pending_flushes:
+            receipt.settle(ok, "" if ok else "the engine is not idle")
+        self._pending_flushes.clear()
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a pause is in force."""
+        return bool(self.scheduler._engine_paused)
+
+    def _incoming(self) -> int:
+        pending = len(self.proxy) if self.proxy is not None else 0
+        return pending + len(self.scheduler._deferred_input_requests)
+
+    def is_idle(self) -> bool:
+        """No request is waiting or running, nor on its way in."""
+        return not self._incoming() and not self.state.live()
+
+    def is_fully_idle(self) -> bool:
+        """SGLang's own word for it, with an empty inbox."""
+        return not self._incoming() and bool(self.scheduler.is_fully_idle())
+
+    def queues(self) -> QueueView:
+        """The rids in the scheduler's queues."""
+        return self.state.queues()
+
+    def chunked_rids(self) -> tuple[str, ...]:
+        """The one request that is part way through its prompt."""
+        chunked = self.scheduler.chunked_req
+        return () if chunked is None else (chunked.rid,)
+
+    def requests(self) -> Sequence[RequestView]:
+        """All live requests."""
+        return [self.state.view(req) for req in self.state.live().values()]
+
+    def request(self, rid: str) -> RequestView | None:
+        """One live request."""
+        req = self.state.find(rid)
+        return None if req is None else self.state.view(req)
+
+    def find_native(self, rid: str) -> Any | None:
+        """SGLang's own request object."""
+        return self.state.find(rid)
+
+    def live_outputs(self) -> Iterator[tuple[str, Sequence[int]]]:
+        """Rid and output of every live request."""
+        return ((rid, req.output_ids) for rid, req in self.state.live().items())
+
+    def describe_batch(self, batch: Any) -> BatchFacts:
+        """A batch in neutral words."""
+        mode = _compat.forward_mode_of(batch)
+        rids = tuple([req.rid for req in batch.reqs])
+        if not batch.forward_mode.is_extend():
+            return BatchFacts(mode, rids, ())
+        decoding = _compat.decoding_rids(batch)
+        chunked = self.scheduler.chunked_req
+        extend = tuple([rid for rid in rids if rid not in decoding])
+        partial = () if chunked is None or chunked.rid not in extend else (chunked.rid,)
+        return BatchFacts(mode, rids, extend, partial)
+
+    def audit(self) -> Audit:
+        """Who owns each page, row and lock."""
+        return self.state.audit()
+
+    # -- the rest of the protocol --------------------------------------------------------------
+
+    def declare_held(self, *, pages_by_pool: Mapping[str, int], rows: int) -> None:
+        """SGLang's leak check asks for what sessions hold; our hooks on that add these."""
+        self.held_tokens = pages_by_pool["full"] * self.kv_pools["full"].page_size
+        self.held_rows = rows
+
+    def begin_hold(self) -> None:
+        """Park what others send."""
+        self._belonging.rids.clear()
+        if self.proxy is not None:
+            self.proxy.hold()
+
+    def end_hold(self) -> None:
+        """Let in what others have sent meanwhile."""
+        if self.proxy is not None:
+            self.proxy.release()
+
+    def drive_warmup(self) -> None:
+        """The server has served nothing yet, and need not have."""
+
+    def hooks_fired(self) -> tuple[str, ...]:
+        """Attachment points that have fired in this process."""
+        return tuple(self.fired)
+
+    def pids(self) -> Mapping[str, int]:
+        """This process; the others have announced themselves."""
+        return {"scheduler": os.getpid()}
+
+    def close(self) -> None:
+        """Let go of the HTTP thread."""
+        if self.poster is not None:
+            self.poster.close()
+            self._client.close()

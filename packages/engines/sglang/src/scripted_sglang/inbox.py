@@ -1,0 +1,60 @@
+"""The scheduler's inbox: what comes through its socket, and what of it belongs to a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import zmq
+from scripted_core.ops import MemoryOp
+
+from scripted_sglang._compat import rids_in
+
+_ALWAYS_THROUGH = frozenset({"ShutdownReq"})
+
+
+class RankOp(msgspec.Struct, frozen=True):
+    """A memory operation on its way to every rank, through SGLang's own broadcast."""
+
+    op: MemoryOp
+
+
+class TokenizerSocket:
+    """SGLang's socket from the tokenizer, decoded as SGLang decodes it."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+
+    def recv_pyobj(self, flags: int = 0) -> Any:
+        """The next message; raises ``zmq.Again`` when there is none."""
+        from sglang.srt.managers.io_struct import sock_recv
+
+        return sock_recv(self.socket, flags)
+
+
+class Belonging:
+    """Tells a script's own messages from those of others.
+
+    Its requests are known by rid; a control message from the HTTP side is its own only while it
+    waits for one of that type. So is an abort: SGLang's front sends one for every stream two
+    seconds after its end, which would hit the request of the same rid in the next script.
+    """
+
+    def __init__(self) -> None:
+        self.rids: set[str] = set()
+        self.expected_types: set[str] = set()
+
+    def is_foreign(self, message: Any) -> bool:
+        """Whether a message has to wait until the script is over."""
+        name = type(message).__name__
+        if name in _ALWAYS_THROUGH or name in self.expected_types:
+            return False
+        return not any(rid in self.rids for rid in rids_in(message))
+
+
+def wait_for_input(sockets: list[Any], *, timeout_s: float) -> None:
+    """Sleep until one of the sockets has input, or the time is up."""
+    poller = zmq.Poller()
+    for socket in sockets:
+        poller.register(socket, zmq.POLLIN)
+    poller.poll(int(timeout_s * 1000))

@@ -1,0 +1,41 @@
+"""The registration of SGLang as an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
+
+if TYPE_CHECKING:
+    from scripted_core.sessions.launch import ServerLaunch
+
+SCRIPTED_API = 1
+
+
+@hookimpl
+def scripted_register_engines() -> list[EngineSpec]:
+    """SGLang, in processes of its own."""
+    return [
+        EngineSpec(
+            name="sglang",
+            summary="The installed SGLang, unpatched, as a server",
+            modes=(EngineMode.SERVER,),
+            check=_check,
+        )
+    ]
+
+
+def _check() -> str | None:
+    from scripted_sglang.launch import check_usable
+
+    return check_usable()
+
+
+@hookimpl
+def scripted_make_engine(config: EngineConfig) -> ServerLaunch | None:
+    """The command that starts a server of a configuration of ours."""
+    if config.engine != "sglang":
+        return None
+    from scripted_sglang.server import server_launch
+
+    return server_launch(config)

@@ -1,0 +1,75 @@
+"""From a configuration to the command that starts SGLang for a session."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+from scripted_core.errors import EngineStartError
+from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
+from scripted_registry import EngineConfig
+
+from scripted_sglang.environment import ENV_BASE_URL
+from scripted_sglang.launch import default_kwargs, server_argv, server_env
+from scripted_sglang.tiny_model import SMALL_MODEL, write_tiny_model
+
+_HOST: Final = "127.0.0.1"
+_TINY_MODEL_FOLDER: Final = "tiny-model"
+_TINY_CONTEXT_LENGTH: Final = 1024
+_FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
+
+
+def server_launch(config: EngineConfig) -> ServerLaunch:
+    """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
+
+    Raises ``ConfigError`` for an argument that SGLang does not have, ``EngineStartError`` for a
+    port that is taken.
+    """
+    given = dict(config.kwargs)
+    port = _port(given.pop("port", None))
+    on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
+    kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
+    prepare = None
+    if kwargs["model_path"] == SMALL_MODEL:
+        context_length = int(str(kwargs.pop("context_length", None) or _TINY_CONTEXT_LENGTH))
+        kwargs["model_path"] = f"{SESSION_FOLDER}/{_TINY_MODEL_FOLDER}"
+
+        def prepare(folder: Path) -> None:
+            write_tiny_model(folder / _TINY_MODEL_FOLDER, context_length=context_length)
+
+    ranks = int(str(kwargs.get("tp_size", 1))) * int(str(kwargs.get("pp_size", 1)))
+    return ServerLaunch(
+        argv=tuple(server_argv(kwargs, host=_HOST, port=port)),
+        host=_HOST,
+        port=port,
+        env={**server_env(cpu=on_cpu, ranks=ranks), ENV_BASE_URL: f"http://{_HOST}:{port}"},
+        ready_path="/model_info",
+        prepare=prepare,
+        explain=explain,
+        stop_grace_s=0.0,
+    )
+
+
+def explain(log: str) -> str | None:
+    """SGLang's own last error message in a log, if there is one."""
+    found = _FAILURE.findall(log)
+    return f"SGLang says: {found[-1].strip()}" if found else None
+
+
+def _port(given: object) -> int:
+    port = 0 if given is None else int(str(given))
+    try:
+        with socket.socket() as probe:
+            probe.bind((_HOST, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise EngineStartError(
+            f"port {port} on {_HOST} is taken: {error.strerror}",
+            hint="leave port out for a free one, or end the server that has it",
+        ) from error
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()

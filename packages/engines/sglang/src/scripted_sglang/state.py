@@ -1,0 +1,156 @@
+"""SGLang's live state in neutral views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scripted_core.views import (
+    Audit,
+    OwnerKind,
+    PageClaim,
+    PoolAudit,
+    QueueView,
+    RequestStatus,
+    RequestView,
+    RowAudit,
+)
+
+from scripted_sglang import _compat
+from scripted_sglang._compat import IntArray
+from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
+
+
+class SchedulerState:
+    """Reads a scheduler between two iterations, where the scheduler itself would look."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        *,
+        pools: dict[str, SglangKvPool],
+        rows: SglangRowPool,
+        tree: SglangPrefixTree,
+    ) -> None:
+        self._scheduler = scheduler
+        self._pools = pools
+        self._rows = rows
+        self._tree = tree
+        self._page_size = int(scheduler.page_size)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _in_batches(self) -> Iterator[Any]:
+        """Requests of every batch that is running, was the last, or waits for its result."""
+        scheduler = self._scheduler
+        yield from scheduler.running_batch.reqs
+        if scheduler.last_batch is not None:
+            yield from scheduler.last_batch.reqs
+        for batch, *_ in getattr(scheduler, "result_queue", ()):
+            yield from batch.reqs
+
+    def live(self) -> dict[str, Any]:
+        """Every live request by rid: waiting ones first, then those in batches."""
+        scheduler = self._scheduler
+        found = {req.rid: req for req in scheduler.waiting_queue}
+        if scheduler.chunked_req is not None:
+            found.setdefault(scheduler.chunked_req.rid, scheduler.chunked_req)
+        for req in self._in_batches():
+            if not req.finished():
+                found.setdefault(req.rid, req)
+        return found
+
+    def find(self, rid: str) -> Any | None:
+        """One live request."""
+        return self.live().get(rid)
+
+    def queues(self) -> QueueView:
+        """The rids waiting, running and mid-chunk."""
+        chunked = self._scheduler.chunked_req
+        waiting = tuple(req.rid for req in self._scheduler.waiting_queue)
+        running = dict.fromkeys(
+            req.rid for req in self._in_batches() if not req.finished() and req is not chunked
+        )
+        return QueueView(
+            waiting=waiting,
+            running=tuple(rid for rid in running if rid not in waiting),
+            chunked=() if chunked is None else (chunked.rid,),
+        )
+
+    def view(self, req: Any) -> RequestView:
+        """One request."""
+        kv = _compat.kv_of(req)
+        has_memory = _compat.row_of(req) is not None
+        waiting = any(req is other for other in self._scheduler.waiting_queue)
+        prompt_len = len(req.origin_input_ids)
+        node = _compat.node_at(self._scheduler.tree_cache, req.last_node) if has_memory else None
+        return RequestView(
+            rid=req.rid,
+            status=RequestStatus.WAITING if waiting else RequestStatus.RUNNING,
+            prompt_len=prompt_len,
+            output_len=len(req.output_ids),
+            computed_tokens=min(prompt_len, kv.kv_allocated_len) if has_memory else 0,
+            kv_pages=-(-kv.kv_allocated_len // self._page_size) if has_memory else 0,
+            lock_refs=0 if node is None else _compat.lock_ref_of(node),
+            is_chunking=req is self._scheduler.chunked_req,
+            priority=getattr(req, "priority", None),
+        )
+
+    # -- audit ---------------------------------------------------------------------------------
+
+    def _owners(self) -> dict[str, Any]:
+        """Requests that have memory, finished ones included whose memory is not back yet."""
+        scheduler = self._scheduler
+        found: dict[str, Any] = {}
+        chunked = () if scheduler.chunked_req is None else (scheduler.chunked_req,)
+        for req in (*chunked, *scheduler.waiting_queue, *self._in_batches()):
+            if _compat.row_of(req) is not None:
+                found.setdefault(req.rid, req)
+        return found
+
+    def audit(self) -> Audit:
+        """Who owns each page, row and lock of the full pool."""
+        scheduler = self._scheduler
+        pool = self._pools["full"]
+        owners = self._owners()
+        claims = [
+            PageClaim(OwnerKind.FREE, "free", pool.free_pages()),
+            PageClaim(
+                OwnerKind.TREE, "tree", self._pages(_compat.tree_tokens(scheduler.tree_cache))
+            ),
+            PageClaim(OwnerKind.HELD, "held", pool.held_pages()),
+        ]
+        references = []
+        by_request: dict[str, int] = {}
+        table = scheduler.req_to_token_pool.req_to_token
+        for rid, req in owners.items():
+            kv = _compat.kv_of(req)
+            row_id = _compat.row_of(req)
+            assert row_id is not None
+            by_request[rid] = row_id
+            row = _compat.as_array(table[row_id, : kv.kv_allocated_len])
+            own = self._pages(row[kv.cache_protected_len :])
+            claims.append(PageClaim(OwnerKind.REQUEST, rid, own))
+            shared = self._pages(row[: kv.cache_protected_len])
+            if len(shared):
+                references.append(PageClaim(OwnerKind.REQUEST, rid, shared))
+        return Audit(
+            pools=(
+                PoolAudit("full", self._page_size, 1, pool.total, tuple(claims), tuple(references)),
+            ),
+            rows=RowAudit(
+                1, self._rows.total, self._rows.free_rows, self._rows.held_rows, by_request
+            ),
+            lock_refs=[
+                _compat.lock_ref_of(node) for node in _compat.tree_nodes(scheduler.tree_cache)
+            ]
+            if self._tree.enabled
+            else [],
+            held_locks=self._tree.held_locks,
+            is_idle=not self.live() and not owners,
+        )
+
+    def _pages(self, slots: IntArray) -> IntArray:
+        """Page ids of slots; the slots of a page stand together, in order."""
+        return slots if self._page_size == 1 else np.unique(slots // self._page_size)
