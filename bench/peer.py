@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-from bench import scripts
 from bench.server_times import Plan, ServerTimes, measure_server
 
 
@@ -38,5 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert scripts.__file__
     main()

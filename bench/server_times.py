@@ -75,4 +75,5 @@ def measure_server(execute: Execute, *, plan: Plan) -> ServerTimes:
             times.reset.append(time.perf_counter() - start)
         for _ in range(plan.decodes):
             times.decode += seconds_of(scripts.decode)
+        execute(scripts.noop, ())  # nothing is left running that a shutdown would have to wait for
     return times

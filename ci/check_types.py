@@ -1,4 +1,4 @@
-"""Strict types over the sources of every package, and over this folder: `hatch run lint:types`."""
+"""Strict types over every package, the bench and this folder: `hatch run lint:types`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ STAND_INS = ROOT / "packages/engines/sglang/src/scripted_sglang/cpu_standins"
 
 def main() -> int:
     """Run mypy once over everything, with what was given added to its arguments."""
-    sources = [str(package.sources.relative_to(ROOT)) for package in packages()] + ["ci"]
+    roots = [str(package.sources.relative_to(ROOT)) for package in packages()]
+    roots += ["ci"]
     stand_ins = [str(path.relative_to(ROOT)) for path in STAND_INS.iterdir() if path.is_dir()]
-    command = [sys.executable, "-m", "mypy", "--strict", *sys.argv[1:], *sources]
+    # A package whose import root is the root of the repository.
+    bench = ["bench"] * (ROOT / "bench").is_dir()
+    command = [sys.executable, "-m", "mypy", "--strict", *sys.argv[1:], *roots, *bench]
     # The roots from which mypy works out a module's name.
-    environ = os.environ | {"MYPYPATH": os.pathsep.join(sources + stand_ins)}
+    environ = os.environ | {"MYPYPATH": os.pathsep.join([*roots, *stand_ins, "."])}
     return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
 
 

@@ -5,7 +5,9 @@ from hypothesis import settings
 from scripted_registry import PluginManager
 
 # A test run leaves no files behind, and is the same every time.
-settings.register_profile("scripted", database=None, deadline=None, derandomize=True)
+settings.register_profile(
+    "scripted", database=None, deadline=None, derandomize=True, max_examples=60
+)
 settings.load_profile("scripted")
 
 

@@ -29,6 +29,11 @@ from scripted_core.wire.messages import (
 from scripted_core.wire.progress import ProgressWriter
 from scripted_core.wire.transport import EngineSideChannel, report_out_of_band
 
+RANK = """
+import os
+from scripted_core.wire.address import address_from_env
+address_from_env(os.environ).announce("rank 1")
+"""
 HOW, PORT = sys.argv[1], int(sys.argv[2])
 
 
@@ -59,6 +64,13 @@ def main():
         address = SessionAddress(address.directory, "a guess")
     if HOW == "breaks":
         report_out_of_band(address, OutOfBandError("rank 1", 1, "OSError", "no memory", "Tb"))
+        forever()
+    if HOW == "has_helpers":  # a compiler, ldconfig, …: they end, and that means nothing
+        helpers = [subprocess.Popen(["sleep", str(0.3 * n)]) for n in (1, 2)]
+        for helper in helpers:
+            helper.wait()
+    if HOW == "loses_a_rank":  # at once, and nobody here makes anything of it
+        subprocess.run([sys.executable, "-c", RANK], check=False)
         forever()
     worker = subprocess.Popen(["sleep", "1000"])
     signal.signal(signal.SIGTERM, lambda *_: (worker.kill(), os._exit(0)))

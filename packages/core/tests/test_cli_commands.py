@@ -60,6 +60,9 @@ def script_requires_nonsense(t):
 class StubEngine:
     """Runs a script with the engine's arguments as its `t`; every iteration decodes one request."""
 
+    name = "stub"
+    version = "1.0"
+
     def __init__(self, config: EngineConfig) -> None:
         self._t = dict(config.kwargs)
         self.hook = self

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import structlog
 from scripted_core.errors import (
-    ConfigError,
     EngineDied,
     EngineDirty,
     EngineStartError,
     HandshakeError,
+    PluginContractError,
     ProtocolMismatch,
     ReplyTimeout,
     ScriptFailed,
@@ -398,6 +398,16 @@ def test_a_handshake_that_goes_wrong(start, plugin, how, error, match):
     assert_nothing_is_left(plugin)
 
 
+def test_a_helper_that_ends_during_the_start_is_no_death(start):
+    start("has_helpers").execute_script(succeeds)
+
+
+def test_a_rank_that_ends_during_the_start_is_seen_although_its_parent_lives_on(start, plugin):
+    with within(SOON_S), pytest.raises(EngineStartError, match=r"rank 1 \(pid \d+\) ended"):
+        start("loses_a_rank")
+    assert_nothing_is_left(plugin)
+
+
 def test_an_engine_that_never_answers_is_given_up(start, plugin):
     with (
         within(SOON_S),
@@ -440,5 +450,5 @@ def test_a_plugin_that_makes_something_else_is_named(plugins):
             return object()
 
     plugins.register(Odd(), name="odd")
-    with pytest.raises(ConfigError, match="'odd'"):
+    with pytest.raises(PluginContractError, match="'odd'"):
         ScriptedHttpServer.start(backend="odd")

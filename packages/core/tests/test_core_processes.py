@@ -120,6 +120,15 @@ def test_wait_all_waits_for_all(spawn, watch):
     watch.kill_all()
 
 
+def test_a_process_that_is_gone_already_has_ended(spawn, watch):
+    process = spawn()
+    process.stdin.close()
+    process.wait(10)
+    watch.add(process.pid, "rank 0")
+    assert watch.ended() == [(process.pid, "rank 0")]
+    assert watch.wait_all(0)
+
+
 def test_an_empty_watch_has_nothing_to_wait_for(watch):
     assert watch.ended() == []
     assert watch.wait_all(0)

@@ -12,7 +12,9 @@ from scripted_registry import PluginManager
 MakeEngine = Callable[..., FakeEngine]
 
 # A test run leaves no files behind, and is the same every time.
-settings.register_profile("scripted", database=None, deadline=None, derandomize=True)
+settings.register_profile(
+    "scripted", database=None, deadline=None, derandomize=True, max_examples=60
+)
 settings.load_profile("scripted")
 
 

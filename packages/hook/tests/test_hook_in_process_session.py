@@ -11,6 +11,7 @@ from scripted_core.errors import (
     ConfigError,
     EngineDirty,
     ExhaustError,
+    PluginContractError,
     PluginNotFound,
     ReplyTimeout,
     ScriptFailed,
@@ -121,7 +122,7 @@ def test_an_engine_that_nobody_makes_is_an_error(plugins):
             return [EngineSpec(name="empty", summary="none", modes=(EngineMode.IN_PROCESS,))]
 
     plugins.register(Registers(), name="registers")
-    with pytest.raises(ConfigError, match="scripted_make_engine"):
+    with pytest.raises(PluginContractError, match="no plugin builds it"):
         InProcessSession.start(backend="empty")
 
 

@@ -120,8 +120,10 @@ def scripted_make_engine(config: EngineConfig) -> object | None:
 
 @hookspec(firstresult=True)
 def scripted_make_transport(config: EngineConfig) -> object | None:
-    """Build the test side's end of the wire to the engine, or return `None` for the usual one.
+    """Return what makes the test side's end of the wire, or `None` for the usual one.
 
+    It is a callable that takes the session's address and returns a channel, as the session package
+    defines them.
     Called on the test side when a session in server mode starts, before the engine is launched.
     """
 

@@ -10,7 +10,7 @@ import pytest
 from scripted_backend_single import single_device_kwargs
 from scripted_chunked import advance_to_decode_step, run_until_finished
 from scripted_core.errors import CapabilityMissing, LeakDetected, ScriptFailed, StepsExhausted
-from scripted_core.sessions.base import make_config
+from scripted_core.sessions.base import make_config, start_session
 from scripted_registry import PluginNotFound
 from scripted_registry.ci import register_cpu_ci
 
@@ -137,12 +137,10 @@ def test_the_same_script_twice_is_the_same_run(scripted_session):
     assert other != first
 
 
-def test_lost_pages_are_found_at_the_next_iteration(scripted_session, scripted_backend):
-    if "closed_form_output" not in scripted_session.capabilities:
-        pytest.skip("the damage would outlast the script on a server engine")
-    from scripted_core.sessions.base import start_session
-
-    damaged = start_session(make_config(scripted_backend, single_device_kwargs()))
+@pytest.mark.scripted_requires("closed_form_output")
+def test_lost_pages_are_found_at_the_next_iteration(scripted_session):
+    # An engine of its own: the damage outlasts the script.
+    damaged = start_session(scripted_session.config)
     try:
         with pytest.raises(LeakDetected, match="3 pages have no owner"):
             damaged.execute_script(_script_that_damages_the_pool)

@@ -233,6 +233,19 @@ def test_retracting_again_and_again_changes_no_token(engine: Any) -> None:
     assert e.finished("b").retraction_count > 3
 
 
+def test_a_retracted_request_leaves_its_prompt_and_computes_its_output_again(engine: Any) -> None:
+    e = engine()
+    e.post("r", 30, max_new_tokens=12)
+    e.step(5)
+    e.pause("retract")
+    e.step()
+    assert e.scheduler.tree_cache.evictable_size() == 30
+    e.resume()
+    e.run()
+    assert e.computed("r") == [30, 5]
+    e.expect_output("r")
+
+
 # --- flush
 
 

@@ -43,12 +43,20 @@ class Walk:
         self.paused = False
 
     def post(
-        self, *, family: int, shared: int, own: int, max_new_tokens: int, priority: int
+        self,
+        *,
+        family: int,
+        shared: int,
+        own: int,
+        max_new_tokens: int,
+        priority: int,
+        twins: bool,
     ) -> None:
         if len(self.e.scheduler.requests) < MAX_LIVE:
             rid = f"r{len(self.e.prompts)}"
             prompt = [*self.ids(family, shared), *self.ids(rid, own)]
-            self.e.post(rid, prompt, max_new_tokens=max_new_tokens, priority=priority)
+            for name in (rid, f"{rid}-twin") if twins else (rid,):
+                self.e.post(name, prompt, max_new_tokens=max_new_tokens, priority=priority)
 
     def abort(self, which: int) -> None:
         live = list(self.e.scheduler.requests)
@@ -121,8 +129,9 @@ def random_step(walk: Walk, rng: random.Random) -> None:
     if chance < 0.30:
         walk.post(
             family=rng.randrange(3),
-            shared=rng.randrange(120),
-            own=rng.randrange(1, 140),
+            shared=rng.randrange(1, 120),
+            own=rng.choice([0, rng.randrange(140)]),
+            twins=rng.random() < 0.3,
             max_new_tokens=rng.randrange(1, 70),
             priority=rng.randrange(3),
         )
@@ -168,12 +177,13 @@ def test_random_walks_under_any_operations(engine: Any, ids: Any) -> None:
 
         @rule(
             family=st.integers(0, 2),
-            shared=st.integers(0, 120),
-            own=st.integers(1, 140),
+            shared=st.integers(1, 120),
+            own=st.integers(0, 140),
             max_new_tokens=st.integers(1, 60),
             priority=st.integers(0, 2),
+            twins=st.booleans(),
         )
-        def post(self, **kwargs: int) -> None:
+        def post(self, **kwargs: Any) -> None:
             self.walk.post(**kwargs)
 
         @rule(which=st.integers(0, 20))

@@ -466,6 +466,22 @@ def test_the_same_requests_make_the_same_batches(engine: Any) -> None:
     assert play() == play()
 
 
+def test_the_same_requests_make_the_same_batches_on_a_flushed_engine(engine: Any) -> None:
+    e = engine(max_total_tokens=256, chunked_prefill_size=-1, schedule_conservativeness=0.0)
+
+    def play(turn: int) -> list[Any]:
+        before = len(e.batches)
+        for i in range(4):
+            e.post(f"{turn}-{i}", [i + 5] * 40, max_new_tokens=60)
+        e.run()
+        assert e.flush()
+        return [(mode, *lens.values()) for mode, lens, _ in e.batches[before:]]
+
+    first = play(1)
+    assert sum(req.retraction_count for req in e.finishes) > 0
+    assert play(2) == first
+
+
 def test_after_a_flush_the_past_does_not_show(engine: Any) -> None:
     def slots_of_next(e: Any) -> list[int]:
         e.post("next", 40, max_new_tokens=3)
@@ -474,8 +490,11 @@ def test_after_a_flush_the_past_does_not_show(engine: Any) -> None:
         return [e.req("next").req_pool_idx, *row[:41].tolist()]
 
     used = engine()
+    held = [used.scheduler.holds.hold_pages(3) for _ in range(4)]
     for i in range(5):
         used.post(f"r{i}", 20 + i, max_new_tokens=9 - i)
     used.run()
+    for i in (1, 3, 0, 2):
+        used.scheduler.holds.release_pages(held[i])
     assert used.flush()
     assert slots_of_next(used) == slots_of_next(engine())

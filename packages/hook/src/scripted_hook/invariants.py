@@ -44,10 +44,7 @@ def _check_pool(pool: PoolAudit, step: int) -> Iterator[Violation]:
         yield _outside_pool(pool, np.unique(pages[strange]), step)
         pages = pages[~strange]
     counts = np.bincount(pages, minlength=end)
-    if (
-        counts[: pool.first_page].any()
-        or not (counts[pool.first_page :] == 1).all()
-    ):
+    if counts[: pool.first_page].any() or not (counts[pool.first_page :] == 1).all():
         yield from _ownership_violations(pool, counts, step)
     if pool.references:
         owned = np.zeros(len(counts), dtype=bool)

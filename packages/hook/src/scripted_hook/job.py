@@ -6,7 +6,9 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+from scripted_core.ports import JobOutcome
 
 _HOOK_MODULES = ("scripted_hook.", "scripted_core.sessions.")
 
@@ -33,6 +35,26 @@ class Job:
                 "a script has at least one yield"
             )
         return started
+
+
+class Servant(Protocol):
+    """Brings jobs from a test side in another process, and takes their outcomes there."""
+
+    def next_job(self) -> Job | None:
+        """The next job, or ``None``; called once for each free iteration."""
+        ...
+
+    def tick(self, job: Job, step: int) -> None:
+        """One more iteration of ``job`` has begun."""
+        ...
+
+    def pollables(self) -> tuple[Any, ...]:
+        """What becomes readable when there may be a job."""
+        ...
+
+    def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
+        """Send the outcome."""
+        ...
 
 
 def script_traceback(error: BaseException) -> str:

@@ -7,53 +7,26 @@ of the iteration before (counts, invariants, plugins), then gives the script one
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from scripted_core.context import ScriptedContext
-from scripted_core.errors import LeakDetected, ScriptedError
+from scripted_core.errors import LeakDetected
 from scripted_core.ops import Continue, ControlOp, ControlReceipt, MemoryOp, ReleaseHeld
 from scripted_core.ports import JobOutcome, port_of
 from scripted_core.requests import ClientStream, ReqSpec
-from scripted_core.views import FinishKind, FinishReason, ScriptedBatchRecord
-from scripted_registry import Violation, get_plugin_manager
+from scripted_core.views import FinishReason, ScriptedBatchRecord
+from scripted_registry import get_plugin_manager
 
 from scripted_hook.adapter import EngineAdapter
+from scripted_hook.checks import InvariantChecks
 from scripted_hook.events import EventLog
-from scripted_hook.invariants import check_audit
-from scripted_hook.job import Job, script_traceback
+from scripted_hook.job import Job, Servant, script_traceback
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
 from scripted_hook.recorder import Recorder
 from scripted_hook.reset import reset_engine
-
-LIVENESS_STEPS = 64
-"""An unpaused engine with admissible work has to run a batch within so many iterations."""
-CLIENT_END_TIMEOUT_S = 5.0
-_CUT_SHORT = frozenset({FinishKind.ABORT, FinishKind.REFUSED})
-"""Ends whose client need not have received all of the output."""
-
-
-class Servant(Protocol):
-    """Brings jobs from a test side in another process, and takes their outcomes there."""
-
-    def next_job(self) -> Job | None:
-        """The next job, or ``None``; called once for each free iteration."""
-        ...
-
-    def tick(self, job: Job, step: int) -> None:
-        """One more iteration of ``job`` has begun."""
-        ...
-
-    def pollables(self) -> tuple[Any, ...]:
-        """What becomes readable when there may be a job."""
-        ...
-
-    def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
-        """Send the outcome."""
-        ...
 
 
 class Phase(StrEnum):
@@ -88,10 +61,16 @@ class ScriptedSchedulerHook:
         self._plugins = get_plugin_manager()
         self._on_step_used = self._plugins.has_impls("scripted_on_step")
         self._on_batch_used = self._plugins.has_impls("scripted_on_batch")
-        self._invariants_used = self._plugins.has_impls("scripted_check_invariants")
         self.memory = MemoryOperations(self.adapter)
         self._ledger = Ledger(live_output_ids=self._live_output_ids)
         self._events = EventLog()
+        self._checks = InvariantChecks(
+            adapter=self.adapter,
+            ledger=self._ledger,
+            events=self._events,
+            memory=self.memory,
+            plugins=self._plugins,
+        )
         self._batch_log: list[ScriptedBatchRecord] = []
         self._phase = Phase.FREE
         self._job: Job | None = None
@@ -277,7 +256,8 @@ class ScriptedSchedulerHook:
         if self._phase is Phase.RESET:
             self._start_script(job)
         else:
-            self._check_clients(job)
+            if job.check_invariants:
+                self._checks.at_the_end(step=self._step, ended=self._unchecked_ends)
             self._finish(job, None)
 
     @staticmethod
@@ -320,9 +300,9 @@ class ScriptedSchedulerHook:
         if self._on_step_used:
             self._plugins.hook.scripted_on_step(step=self._step)
         if job.check_invariants:
-            violations = self._violations()
-            if violations:
-                self._pending_error = _leak(violations)
+            leak = self._checks.after_iteration(step=self._step, quiet_steps=self._quiet_steps)
+            if leak is not None:
+                self._pending_error = leak
 
     # -- events from the engine ----------------------------------------------------------------
 
@@ -365,68 +345,10 @@ class ScriptedSchedulerHook:
         """A memory operation came out of the inbox: apply it, and keep a failure for the script."""
         try:
             self.memory.apply(op)
-        except ScriptedError as error:
+        except Exception as error:
             if self._phase is not Phase.SCRIPT:
                 raise
             self._pending_error = error
-
-    # -- invariants ----------------------------------------------------------------------------
-
-    def _violations(self) -> list[Violation]:
-        audit = self.adapter.audit()
-        found = [
-            dataclasses.replace(one, last_operations=self._events.last_operations())
-            for one in check_audit(audit, step=self._step)
-        ]
-        for rid, output_ids in self.adapter.live_outputs():
-            wrong = self._ledger.check_appended(rid, output_ids)
-            if wrong is not None:
-                found.append(self._violation("output-rewritten", rid, f"request {rid} {wrong}"))
-        if self._quiet_steps >= LIVENESS_STEPS and self._has_stuck_work():
-            found.append(
-                self._violation(
-                    "no-progress",
-                    "scheduler",
-                    f"work is waiting, nothing is paused or held, and no batch ran for "
-                    f"{self._quiet_steps} iterations",
-                )
-            )
-        if self._invariants_used:
-            for more in self._plugins.hook.scripted_check_invariants(audit=audit):
-                found.extend(more)
-        return found
-
-    def _violation(self, code: str, subject: str, message: str) -> Violation:
-        return Violation(
-            step=self._step,
-            code=code,
-            message=message,
-            subject=subject,
-            last_operations=self._events.last_operations(),
-        )
-
-    def _has_stuck_work(self) -> bool:
-        adapter = self.adapter
-        return not adapter.is_paused and not self.memory.holds_anything and not adapter.is_idle()
-
-    def _check_clients(self, job: Job) -> None:
-        """At the end of a script, each ended request's client has received exactly its output."""
-        if not job.check_invariants:
-            return
-        for rid in self._unchecked_ends:
-            client = self._ledger.client(rid)
-            if client is None or self._ledger.finishes[rid].kind in _CUT_SHORT:
-                continue
-            wrong = None
-            if not client.wait_ended(CLIENT_END_TIMEOUT_S):
-                wrong = f"its client has not received the end after {CLIENT_END_TIMEOUT_S:g} s"
-            elif client.token_ids != self._ledger.final_outputs[rid]:
-                wrong = (
-                    f"its client received {client.token_ids}, "
-                    f"the engine produced {self._ledger.final_outputs[rid]}"
-                )
-            if wrong is not None:
-                raise _leak([self._violation("client-differs", rid, f"request {rid}: {wrong}")])
 
     # -- end -----------------------------------------------------------------------------------
 
@@ -484,15 +406,3 @@ class ScriptedSchedulerHook:
             if live == rid:
                 return output_ids
         return None
-
-
-def _leak(violations: Sequence[Violation]) -> LeakDetected:
-    lines = []
-    for violation in violations:
-        lines.append(f"[{violation.code}] step {violation.step}: {violation.message}")
-        if violation.last_operations:
-            lines.append("  last operations: " + "; ".join(violation.last_operations))
-    return LeakDetected(
-        "an invariant does not hold:\n" + "\n".join(lines),
-        hint="run the script with check_invariants=False to see what happens after this step",
-    )

@@ -72,7 +72,9 @@ class WireServant:
     def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
         """Send the outcome of a job."""
         if outcome.error is None:
-            self._channel.send(ScriptSucceeded(job.request_id, outcome.steps, digest, outcome.trace))
+            self._channel.send(
+                ScriptSucceeded(job.request_id, outcome.steps, digest, outcome.trace)
+            )
         else:
             self._channel.send(to_message(job.request_id, outcome))
 

@@ -139,7 +139,8 @@ def _missing_capability(session: Session, script: FoundScript) -> str | None:
 def _explain(error: BaseException, path: Path) -> str:
     """The error as text, its traceback from the script's own first frame on."""
     if isinstance(error, ScriptFailed) and error.remote_traceback:
-        return str(error)
+        text, engine_side = str(error), error.remote_traceback.strip()
+        return text if engine_side in text else f"{engine_side}\n\n{text}"
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename != str(path):
         start = start.tb_next

@@ -16,6 +16,7 @@ from scripted_core.errors import ConfigError, ScriptedError
 from scripted_core.pytest_plugin import _options
 from scripted_core.pytest_plugin._engines import EnginePool
 from scripted_core.sessions.base import Session, make_config
+from scripted_core.sessions.lifecycle import script_run
 from scripted_core.sessions.outcome import skipped
 
 _OPTION_NAMES = ("check_invariants", "timeout_s", "stall_timeout_s")
@@ -38,7 +39,9 @@ class ScriptedRuntime:
         self._config = config
         try:
             self._installed = ", ".join(sorted(get_plugin_manager().engines())) or "none"
-        except ScriptedError as error:  # a broken plugin is the user's to mend, and no crash of ours
+        except (
+            ScriptedError
+        ) as error:  # a broken plugin is the user's to mend, and no crash of ours
             raise pytest.Collector.CollectError(str(error)) from None
         self._engines = EnginePool(config)
         self._backends = _options.backends(config)
@@ -185,8 +188,12 @@ class ScriptedRuntime:
         lines = (msgspec.json.encode(step) for step in session.last_trace)
         (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
-    def add_sections(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Where the trace of a failed test is."""
+    def add_sections(self, item: pytest.Function, report: pytest.TestReport) -> None:
+        """Where the trace of a failed test is, and what plugins have to say about it."""
+        session = item.stash.get(_session_key, None)
+        if session is not None and is_scripted(item):
+            run = script_run(item.obj, session_id=item.nodeid, config=session.config)
+            report.sections.extend(get_plugin_manager().report_sections(run))
         if report.failed and self._trace_dir is not None and is_scripted(item):
             report.sections.append(("scripted trace", f"written to {self._trace_dir}"))
 

@@ -14,12 +14,12 @@ import zmq
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
 from scripted_core.errors import (
-    ConfigError,
     EngineDied,
     EngineDirty,
     EngineError,
     EngineStartError,
     HandshakeError,
+    PluginContractError,
     ProtocolMismatch,
     ReplyTimeout,
     ScriptedError,
@@ -28,11 +28,17 @@ from scripted_core.errors import (
 from scripted_core.scripts.reference import reference_of
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.launch import ServerLaunch
+from scripted_core.sessions.lifecycle import (
+    announced_run,
+    announced_start,
+    new_session_id,
+    script_run,
+)
 from scripted_core.sessions.outcome import raise_remote
 from scripted_core.sessions.server_process import ServerProcess
 from scripted_core.sessions.startup import await_http
 from scripted_core.trace import StepTrace
-from scripted_core.wire.address import create_address
+from scripted_core.wire.address import SessionAddress, create_address
 from scripted_core.wire.messages import (
     PROTOCOL_VERSION,
     HookReady,
@@ -45,7 +51,7 @@ from scripted_core.wire.messages import (
 )
 from scripted_core.wire.plain import to_plain
 from scripted_core.wire.progress import ProgressReader
-from scripted_core.wire.transport import TestSideChannel
+from scripted_core.wire.transport import Channel, TestSideChannel
 
 _log = structlog.get_logger("scripted.session")
 _WATCH_INTERVAL_S = 0.25
@@ -60,7 +66,12 @@ class ScriptedHttpServer:
     """
 
     def __init__(
-        self, *, config: EngineConfig, launch: ServerLaunch, stall_timeout_s: float
+        self,
+        *,
+        config: EngineConfig,
+        launch: ServerLaunch,
+        stall_timeout_s: float,
+        transport: Callable[[SessionAddress], Channel] = TestSideChannel,
     ) -> None:
         self.config = config
         self._launch = launch
@@ -72,7 +83,8 @@ class ScriptedHttpServer:
         self._request_ids = itertools.count(1)
         self._plugins = get_plugin_manager()
         self._address = create_address()
-        self._channel = TestSideChannel(self._address)
+        self._id = new_session_id()
+        self._channel: Channel = transport(self._address)
         self._progress = ProgressReader(self._address.progress)
         self._ready: HookReady | None = None
         try:
@@ -110,20 +122,26 @@ class ScriptedHttpServer:
     ) -> ScriptedHttpServer:
         """Start the engine that ``config`` describes."""
         plugins = get_plugin_manager()
-        plugins.hook.scripted_engine_before_start(config=config)
-        launch = plugins.hook.scripted_make_engine(config=config)
-        if not isinstance(launch, ServerLaunch):
-            raise ConfigError(
-                f"no plugin makes engine {config.engine!r} {config.mode.value}",
-                hint="its plugin has to implement scripted_make_engine and return a ServerLaunch",
+        with announced_start(config):
+            launch = plugins.make_engine(config)
+            if not isinstance(launch, ServerLaunch):
+                raise PluginContractError(
+                    f"the plugin of engine {config.engine!r} made a {type(launch).__name__} for "
+                    f"mode {config.mode.value!r}",
+                    hint="its scripted_make_engine has to return a ServerLaunch for it",
+                )
+            server = cls(
+                config=config,
+                launch=launch,
+                stall_timeout_s=stall_timeout(stall_timeout_s),
+                transport=plugins.hook.scripted_make_transport(config=config) or TestSideChannel,
             )
-        server = cls(config=config, launch=launch, stall_timeout_s=stall_timeout(stall_timeout_s))
-        try:
-            server._handshake()
-        except BaseException:
-            server.shutdown()
-            raise
-        plugins.hook.scripted_engine_started(config=config, ready=server._ready)
+            try:
+                server._handshake()
+                plugins.hook.scripted_engine_started(config=config, ready=server._ready)
+            except BaseException:
+                server._stop()
+                raise
         return server
 
     # -- what it is ----------------------------------------------------------------------------
@@ -186,6 +204,26 @@ class ScriptedHttpServer:
         server dirty.
         """
         self._refuse_if_unusable()
+        with announced_run(script_run(fn, session_id=self._id, config=self.config)):
+            self._execute(
+                fn,
+                args=args,
+                kwargs=kwargs,
+                timeout_s=timeout_s,
+                check_invariants=check_invariants,
+                want_trace=want_trace,
+            )
+
+    def _execute(
+        self,
+        fn: Callable[..., Any],
+        *,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        check_invariants: bool,
+        want_trace: bool,
+    ) -> None:
         ref = reference_of(fn)
         request = RunScript(
             request_id=next(self._request_ids),
@@ -351,8 +389,11 @@ class ScriptedHttpServer:
 
     def shutdown(self) -> None:
         """End every process of the engine and remove the session's directory; idempotent."""
-        if self._closed:
-            return
+        if not self._closed:
+            self._stop()
+            self._plugins.hook.scripted_engine_stopped(config=self.config)
+
+    def _stop(self) -> None:
         self._closed = True
         try:
             if self._ready is not None and self._dirty is None:
@@ -365,7 +406,6 @@ class ScriptedHttpServer:
             self._channel.close()
             if not os.environ.get("SCRIPTED_KEEP_LOGS"):
                 self._address.remove()
-        self._plugins.hook.scripted_engine_stopped(config=self.config)
 
     def __enter__(self) -> ScriptedHttpServer:
         return self

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
-from scripted_core.errors import ConfigError, EngineDirty, ReplyTimeout, ScriptStalled
+from scripted_core.errors import EngineDirty, ReplyTimeout, ScriptStalled
 from scripted_core.ports import InProcessEngine
 from scripted_core.sessions.base import make_config, stall_timeout
+from scripted_core.sessions.lifecycle import (
+    announced_run,
+    announced_start,
+    new_session_id,
+    script_run,
+)
 from scripted_core.sessions.outcome import raise_local
 from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
 from scripted_core.trace import StepTrace
+from scripted_core.wire.messages import PROTOCOL_VERSION, HookReady
 
 
 class InProcessSession:
@@ -30,6 +38,7 @@ class InProcessSession:
         self._stall_timeout_s = stall_timeout_s
         self._dirty: str | None = None
         self._closed = False
+        self._id = new_session_id()
         self._trace: tuple[StepTrace, ...] = ()
 
     @classmethod
@@ -51,16 +60,26 @@ class InProcessSession:
     ) -> InProcessSession:
         """Start the engine that ``config`` describes."""
         plugins = get_plugin_manager()
-        plugins.hook.scripted_engine_before_start(config=config)
-        engine = plugins.hook.scripted_make_engine(config=config)
-        if engine is None:
-            raise ConfigError(
-                f"no plugin makes engine {config.engine!r} {config.mode.value}",
-                hint="its plugin has to implement scripted_make_engine",
+        with announced_start(config):
+            engine = cast("InProcessEngine", plugins.make_engine(config))
+            session = cls(
+                config=config, engine=engine, stall_timeout_s=stall_timeout(stall_timeout_s)
             )
-        session = cls(config=config, engine=engine, stall_timeout_s=stall_timeout(stall_timeout_s))
-        plugins.hook.scripted_engine_started(config=config, ready=engine.hook)
+            plugins.hook.scripted_engine_started(config=config, ready=session.ready)
         return session
+
+    @property
+    def ready(self) -> HookReady:
+        """What the engine says of itself, as at a handshake."""
+        port = self._engine.hook.engine
+        return HookReady(
+            protocol_version=PROTOCOL_VERSION,
+            engine=port.name,
+            engine_version=port.version,
+            capabilities=tuple(sorted(port.capabilities)),
+            pids={"engine": os.getpid()},
+            hooks_fired=(),
+        )
 
     @property
     def dirty(self) -> str | None:
@@ -99,6 +118,26 @@ class InProcessSession:
             raise EngineDirty(
                 f"the engine takes no more scripts: {self._dirty}", hint="start a new session"
             )
+        with announced_run(script_run(fn, session_id=self._id, config=self.config)):
+            self._execute(
+                fn,
+                args=args,
+                kwargs=kwargs,
+                timeout_s=timeout_s,
+                check_invariants=check_invariants,
+                want_trace=want_trace,
+            )
+
+    def _execute(
+        self,
+        fn: Callable[..., Any],
+        *,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        check_invariants: bool,
+        want_trace: bool,
+    ) -> None:
         hook = self._engine.hook
         hook.start_job(
             name=getattr(fn, "__qualname__", repr(fn)),

@@ -75,9 +75,10 @@ class ProcessWatch:
 
     def __init__(self) -> None:
         self._fds: dict[int, tuple[int, str]] = {}
+        self._gone: dict[int, str] = {}
 
     def add(self, pid: int, name: str) -> None:
-        """Watch one more process, or name a known one anew."""
+        """Watch one more process, or name a known one anew; one that is gone counts as ended."""
         for known_fd, (known, _) in self._fds.items():
             if known == pid:
                 self._fds[known_fd] = (pid, name)
@@ -85,6 +86,7 @@ class ProcessWatch:
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
+            self._gone[pid] = name
             return
         self._fds[fd] = (pid, name)
 
@@ -100,12 +102,10 @@ class ProcessWatch:
 
     def ended(self) -> list[tuple[int, str]]:
         """Watched processes that have ended."""
-        if not self._fds:
-            return []
         poller = select.poll()
         for fd in self._fds:
             poller.register(fd, select.POLLIN)
-        return [self._fds[fd] for fd, _ in poller.poll(0)]
+        return [*self._gone.items(), *(self._fds[fd] for fd, _ in poller.poll(0))]
 
     def wait_all(self, timeout_s: float) -> bool:
         """Wait until every watched process has ended; False when the time is up first."""
@@ -132,3 +132,4 @@ class ProcessWatch:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+        self._gone.clear()

@@ -258,9 +258,7 @@ class ReferenceAdapter:
         for request in claims.requests:
             owners.append(PageClaim(OwnerKind.REQUEST, request.rid, request.own_pages))
             if len(request.shared_pages):
-                references.append(
-                    PageClaim(OwnerKind.REQUEST, request.rid, request.shared_pages)
-                )
+                references.append(PageClaim(OwnerKind.REQUEST, request.rid, request.shared_pages))
         rows = row_claims(scheduler)
         return Audit(
             pools=(

@@ -81,7 +81,7 @@ class PrefillAdder:
         if life > self.free_for_life:
             return False
         chunk = self._fit_into_chunk(remaining)
-        if chunk <= 0 or (self.can_run_list and chunk > self._rem_input_tokens):
+        if chunk == 0 or (self.can_run_list and chunk > self._rem_input_tokens):
             return False
         # Once the prefix is locked the tree can give up less: look again.
         self._tree_cache.inc_lock_ref(last_node)
@@ -107,9 +107,10 @@ class PrefillAdder:
             self.chunked_req = req
 
     def _fit_into_chunk(self, remaining: int) -> int:
-        if self._rem_chunk_tokens is None or remaining <= self._rem_chunk_tokens:
-            return remaining
-        return max(self._rem_chunk_tokens, 0) // self._page_size * self._page_size
+        # Chunks and what is taken from them are whole pages, so that what is left is, too.
+        return (
+            remaining if self._rem_chunk_tokens is None else min(remaining, self._rem_chunk_tokens)
+        )
 
     def _future(self, req: Req, ratio: float) -> int:
         start = req.kv_committed_len

@@ -248,13 +248,8 @@ class Scheduler:
 
     def _get_new_batch_prefill(self) -> ScheduleBatch | None:
         chunked = self.chunked_req
-        slots_left = min(
-            self.server_args.max_running_requests
-            - len(self.running_batch.reqs)
-            - (chunked is not None),
-            self.req_to_token_pool.available_size(),
-        )
-        if chunked is None and (slots_left <= 0 or not self.waiting_queue):
+        rows_left = self.req_to_token_pool.available_size()
+        if chunked is None and (rows_left == 0 or not self.waiting_queue):
             return None
         args = self.server_args
         adder = PrefillAdder(
@@ -267,7 +262,7 @@ class Scheduler:
         )
         if chunked is not None and not adder.add_chunked_req(chunked):
             return None
-        admitted = self._admit_waiting(adder, slots_left)
+        admitted = self._admit_waiting(adder, rows_left)
         if not adder.can_run_list:
             return None
         self.waiting_queue = self.waiting_queue[admitted:]
@@ -281,9 +276,9 @@ class Scheduler:
         )
         return batch
 
-    def _admit_waiting(self, adder: PrefillAdder, slots_left: int) -> int:
+    def _admit_waiting(self, adder: PrefillAdder, rows_left: int) -> int:
         """Admit from the front of the ordered queue until one does not fit; return how many."""
-        if slots_left <= 0:
+        if rows_left == 0:
             return 0
         args = self.server_args
         order_waiting(
@@ -294,7 +289,7 @@ class Scheduler:
         )
         admitted = 0
         for req in self.waiting_queue:
-            if admitted == slots_left or not adder.add_one_req(req):
+            if admitted == rows_left or not adder.add_one_req(req):
                 break
             admitted += 1
         return admitted

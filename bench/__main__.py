@@ -1,0 +1,77 @@
+"""The command line: ``python -m bench [--backend reference|sglang] [--only PATTERN] [--json FILE]``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from scripted_core.errors import ScriptedError
+from scripted_core.sessions.base import make_config
+
+from bench.results import Result, print_table, write_json
+
+
+class Backend(StrEnum):
+    """The engines that are measured."""
+
+    REFERENCE = "reference"
+    SGLANG = "sglang"
+
+
+def main(
+    backend: Annotated[
+        Backend, typer.Option("--backend", "--engine", help="The engine to measure.")
+    ] = Backend.REFERENCE,
+    only: Annotated[
+        str, typer.Option(help="Rows whose name contains this; * and ? as in a file name.")
+    ] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows to this file.")
+    ] = None,
+) -> None:
+    """Measure, and print medians beside their targets. The exit code says nothing of the targets."""
+    notes, console = Console(stderr=True), Console()
+    try:
+        make_config(backend.value, {})
+    except ScriptedError as error:
+        notes.print(str(error), markup=False)
+        raise typer.Exit(2) from error
+    measure = _reference if backend is Backend.REFERENCE else _sglang
+    results = measure(only, notes)
+    if not results:
+        notes.print(f"no row is named like {only!r}", markup=False)
+        raise typer.Exit(2)
+    print_table(results, console)
+    if json_file is not None:
+        write_json(results, json_file)
+
+
+def _reference(only: str, notes: Console) -> list[Result]:
+    from bench.reference import MEASUREMENTS
+
+    results = []
+    for measurement in MEASUREMENTS:
+        if _is_named(measurement.name, only):
+            notes.print(f"measuring {measurement.name}", markup=False)
+            results.append(measurement.result())
+    return results
+
+
+def _sglang(only: str, notes: Console) -> list[Result]:
+    from bench.sglang import measure
+
+    # One server gives every row, so nothing is saved by measuring fewer.
+    rows = measure(report=lambda text: notes.print(text, markup=False))
+    return [row for row in rows if _is_named(row.name, only)]
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return fnmatchcase(name.lower(), f"*{pattern.lower()}*")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,117 @@
+"""Everything that is checked after each iteration of a script, and at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from scripted_core.errors import LeakDetected
+from scripted_core.views import FinishKind
+from scripted_registry import PluginManager, Violation
+
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.events import EventLog
+from scripted_hook.invariants import check_audit
+from scripted_hook.ledger import Ledger
+from scripted_hook.memory_ops import MemoryOperations
+
+LIVENESS_STEPS = 64
+"""An unpaused engine with admissible work has to run a batch within so many iterations."""
+CLIENT_END_TIMEOUT_S = 5.0
+_CUT_SHORT = frozenset({FinishKind.ABORT, FinishKind.REFUSED})
+"""Ends whose client need not have received all of the output."""
+
+
+class InvariantChecks:
+    """The invariants of the audit, of outputs and of progress, and those that plugins add."""
+
+    def __init__(
+        self,
+        *,
+        adapter: EngineAdapter,
+        ledger: Ledger,
+        events: EventLog,
+        memory: MemoryOperations,
+        plugins: PluginManager,
+    ) -> None:
+        self._adapter = adapter
+        self._ledger = ledger
+        self._events = events
+        self._memory = memory
+        self._plugins = plugins
+        self._plugins_check = plugins.has_impls("scripted_check_invariants")
+
+    def after_iteration(self, *, step: int, quiet_steps: int) -> LeakDetected | None:
+        """Check the boundary after ``step``; ``quiet_steps`` iterations have run no batch."""
+        audit = self._adapter.audit()
+        found = check_audit(audit, step=step)
+        for rid, output_ids in self._adapter.live_outputs():
+            wrong = self._ledger.check_appended(rid, output_ids)
+            if wrong is not None:
+                found.append(
+                    Violation(
+                        step=step,
+                        code="output-rewritten",
+                        message=f"request {rid} {wrong}",
+                        subject=rid,
+                    )
+                )
+        if quiet_steps >= LIVENESS_STEPS and self._has_stuck_work():
+            found.append(
+                Violation(
+                    step=step,
+                    code="no-progress",
+                    message=(
+                        "work is waiting, nothing is paused or held, and no batch ran for "
+                        f"{quiet_steps} iterations"
+                    ),
+                    subject="scheduler",
+                )
+            )
+        if self._plugins_check:
+            found.extend(self._plugins.check_invariants(audit, step=step))
+        return self._leak(found) if found else None
+
+    def at_the_end(self, *, step: int, ended: Sequence[str]) -> None:
+        """Each request in ``ended`` has a client that received exactly its output.
+
+        Raises ``LeakDetected`` when one has not.
+        """
+        for rid in ended:
+            client = self._ledger.client(rid)
+            if client is None or self._ledger.finishes[rid].kind in _CUT_SHORT:
+                continue
+            output_ids = self._ledger.final_outputs[rid]
+            wrong = None
+            if not client.wait_ended(CLIENT_END_TIMEOUT_S):
+                wrong = f"its client has not received the end after {CLIENT_END_TIMEOUT_S:g} s"
+            elif client.token_ids != output_ids:
+                wrong = f"its client received {client.token_ids}, the engine produced {output_ids}"
+            if wrong is not None:
+                raise self._leak(
+                    [
+                        Violation(
+                            step=step,
+                            code="client-differs",
+                            message=f"request {rid}: {wrong}",
+                            subject=rid,
+                        )
+                    ]
+                )
+
+    def _has_stuck_work(self) -> bool:
+        adapter = self._adapter
+        return not adapter.is_paused and not self._memory.holds_anything and not adapter.is_idle()
+
+    def _leak(self, violations: Sequence[Violation]) -> LeakDetected:
+        last = self._events.last_operations()
+        lines = []
+        for one in violations:
+            violation = dataclasses.replace(one, last_operations=one.last_operations or last)
+            lines.append(f"[{violation.code}] step {violation.step}: {violation.message}")
+            if violation.last_operations:
+                lines.append("  last operations: " + "; ".join(violation.last_operations))
+        return LeakDetected(
+            "an invariant does not hold:\n" + "\n".join(lines),
+            hint="run the script with check_invariants=False to see what happens after this step",
+        )
