@@ -65,7 +65,7 @@ def _sglang(only: str, notes: Console) -> list[Result]:
     from bench.sglang import measure
 
     # One server gives every row, so nothing is saved by measuring fewer.
-    rows = measure(report=lambda text: notes.print(text, markup=False))
+    rows = measure(report=lambda text: notes.print(text, markup=False, soft_wrap=True))
     return [row for row in rows if _is_named(row.name, only)]
 
 

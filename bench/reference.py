@@ -50,9 +50,8 @@ def iterations(*, check_invariants: bool) -> list[float]:
 
 def bare_iterations() -> list[float]:
     """Iterations a second of the scheduler alone, on the same workload without hook and session."""
-    rates: list[float] = []
 
-    def script(t: ScriptedContext, _: list[float]) -> Iterator[None]:
+    def script(t: ScriptedContext, rates: list[float]) -> Iterator[None]:
         yield from start_workload(t)
         scheduler: Scheduler = t.scheduler
         observer, scheduler.observer = scheduler.observer, NoObserver()
@@ -62,8 +61,7 @@ def bare_iterations() -> list[float]:
         rates.append(MEASURED_STEPS / (time.perf_counter() - start))
         scheduler.observer = observer
 
-    _repeated(script, check_invariants=False)
-    return rates
+    return _repeated(script, check_invariants=False)
 
 
 @dataclass
@@ -71,7 +69,7 @@ class TimedObserver:
     """Between scheduler and hook: the time of every call, summed up for each iteration."""
 
     inner: SchedulerObserver
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=lambda: [0.0])
 
     def before_receive(self) -> None:
         """An iteration begins."""
@@ -97,12 +95,11 @@ def hook_cost(*, check_invariants: bool) -> list[float]:
         yield from start_workload(t)
         timed = TimedObserver(t.scheduler.observer)
         t.scheduler.observer = timed
-        yield
-        # The iteration that has just begun is not complete.
+        # The first entry is the iteration under way, whose beginning was not seen.
         for _ in range(MEASURED_STEPS):
             yield
         t.scheduler.observer = timed.inner
-        costs.append(statistics.median(timed.seconds[:MEASURED_STEPS]) * 1e6)
+        costs.append(statistics.median(timed.seconds[1:]) * 1e6)
 
     return _repeated(script, check_invariants=check_invariants)
 

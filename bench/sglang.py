@@ -5,8 +5,10 @@ The servers run one at a time and alternate, with the same engine arguments, mod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -104,10 +106,8 @@ def _theirs(plan: Plan, folder: Path) -> ServerTimes:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -128,7 +128,6 @@ def _peer_rows(theirs: ServerTimes) -> list[Result]:
         summarize("sglang's harness: start_req to arrival", _ms(theirs.arrival), "ms", None),
         summarize("sglang's harness: reset and no-op script", _ms(theirs.reset), "ms", None),
         summarize("sglang's harness: decode per yield", _ms(theirs.decode), "ms", None),
-        summarize("sglang's harness: shutdown", theirs.shutdown, "s", None),
     ]
 
 

@@ -78,6 +78,9 @@ def main():
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Health)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if HOW == "swallowed":
+        print("Skipping plugin scripted (not wanted)", flush=True)
+        forever()
     channel = EngineSideChannel(address)
     channel.send(
         HookReady(
@@ -112,6 +115,9 @@ def run(message, address, channel, progress, worker):
             channel.send(ScriptSucceeded(n, 1, f"digest-{n}"))
         case "echoes":
             text = repr((message.args, message.kwargs, message.seed, message.check_invariants))
+            channel.send(ScriptFailed(n, "failed", "Echo", text, "", ""))
+        case "echoes_environment":
+            text = os.environ.get("FAKE_FOLDER", "")
             channel.send(ScriptFailed(n, "failed", "Echo", text, "", ""))
         case "fails":
             channel.send(failed)

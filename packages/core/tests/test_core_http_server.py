@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -9,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import structlog
 from scripted_core.errors import (
     EngineDied,
     EngineDirty,
@@ -22,7 +22,10 @@ from scripted_core.errors import (
     ScriptNotImportable,
     ScriptStalled,
 )
+from scripted_core.logs import capture_logs
 from scripted_core.sessions import ScriptedHttpServer, ServerLaunch
+from scripted_core.sessions.launch import SESSION_FOLDER
+from scripted_core.sessions.startup import SilenceWatch
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
 
 SCRIPTED_API = 1
@@ -37,6 +40,10 @@ def succeeds(t):
 
 
 def echoes(t, *args, **kwargs):
+    yield
+
+
+def echoes_environment(t):
     yield
 
 
@@ -230,10 +237,10 @@ def test_a_string_that_is_no_utf_8_is_refused_and_the_server_stays_usable(start)
     assert server.dirty is None
 
 
-def test_stale_replies_are_passed_over(start):
+def test_stale_replies_are_passed_over(start, capsys):
     server = start()
     server.execute_script(succeeds)
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         server.execute_script(after_stale_replies)
     assert server.event_digest() == "fresh"
     assert [entry["event"] for entry in logs] == ["stale reply passed over"] * 2
@@ -358,6 +365,23 @@ def test_an_engine_that_is_deaf_to_sigterm_ends_all_the_same(start):
         server.shutdown()
 
 
+def test_what_killed_processes_leave_behind_is_deleted_after_them(start, tmp_path):
+    left, other = tmp_path / "left", tmp_path / "other"
+    asked = []
+
+    def leftovers(pids):
+        asked.append(set(pids))
+        return [left, tmp_path / "never-there"]
+
+    server = start(leftovers=leftovers)
+    assert asked == [set(server.pids)]
+    left.touch()
+    other.touch()
+    server.shutdown()
+    assert not left.exists()
+    assert other.exists()
+
+
 # -- the start -----------------------------------------------------------------------------------
 
 
@@ -416,6 +440,23 @@ def test_an_engine_that_never_answers_is_given_up(start, plugin):
         start("silent", start_timeout_s=0.4)
     assert "log tail" in str(caught.value)
     assert_nothing_is_left(plugin)
+
+
+def test_an_engine_that_answers_http_without_our_hooks_is_seen(start, plugin, monkeypatch):
+    quick = functools.partial(SilenceWatch, silence_s=0.3)
+    monkeypatch.setattr("scripted_core.sessions.http_server.SilenceWatch", quick)
+    with within(SOON_S), pytest.raises(HandshakeError, match="plugin was swallowed") as caught:
+        start("swallowed")
+    assert "Skipping plugin scripted (not wanted)" in str(caught.value)
+    assert caught.value.hint
+    assert_nothing_is_left(plugin)
+
+
+def test_the_session_folder_is_filled_in_in_arguments_and_environment(start, plugin):
+    server = start(env={"FAKE_FOLDER": SESSION_FOLDER + "/x"})
+    with pytest.raises(ScriptFailed) as caught:
+        server.execute_script(echoes_environment)
+    assert f"Echo: {plugin.directories[0]}/x" in str(caught.value)
 
 
 def test_an_engine_that_is_never_healthy_is_given_up(start, plugin):

@@ -448,16 +448,18 @@ def test_a_script_that_ignores_its_end_does_not_hide_the_error(start):
 def test_a_failed_engine_iteration_is_raised_and_leaves_the_session_dirty(start, plugin):
     session = start()
 
+    def broken():
+        raise ValueError("in the engine's own loop")
+
     def script(t):
         yield
-        plugin.engines[0].rows = None
-        t.start_req(prompt_len=3)
+        plugin.engines[0].scheduler.run_batch = broken
         yield
         yield
 
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="own loop"):
         session.execute_script(script)
-    assert "AttributeError" in session.dirty
+    assert "ValueError" in session.dirty
 
 
 # -- arguments of start_req and of memory calls --------------------------------------------------

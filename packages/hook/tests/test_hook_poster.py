@@ -5,9 +5,9 @@ import threading
 from concurrent.futures import CancelledError
 
 import pytest
-import structlog
 from aiohttp import web
 from scripted_core.errors import TransportError
+from scripted_core.logs import capture_logs
 from scripted_hook import BackgroundHttpPoster
 
 
@@ -42,16 +42,16 @@ def test_a_coroutine_runs_on_the_posters_thread(poster):
     assert poster.submit_coro(where()).result(5) == "scripted-http"
 
 
-def test_an_exception_is_logged_and_kept_and_the_loop_goes_on(poster):
+def test_an_exception_is_logged_and_kept_and_the_loop_goes_on(poster, capsys):
     async def broken():
         raise ValueError("in the background")
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         future = poster.submit_coro(broken())
         with pytest.raises(ValueError, match="in the background"):
             future.result(5)
         assert poster.submit_coro(answer(1)).result(5) == 1
-    errors = [entry for entry in logs if entry["log_level"] == "error"]
+    errors = [entry for entry in logs if entry["level"] == "error"]
     assert len(errors) == 1
     assert isinstance(errors[0]["exc_info"], ValueError)
 
@@ -68,14 +68,14 @@ def test_close_without_use_starts_nothing():
     assert http_threads() == []
 
 
-def test_close_cancels_what_runs_without_logging_it(poster):
+def test_close_cancels_what_runs_without_logging_it(poster, capsys):
     begun = threading.Event()
 
     async def forever():
         begun.set()
         await asyncio.Event().wait()
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         future = poster.submit_coro(forever())
         assert begun.wait(5)
         poster.close()

@@ -364,7 +364,7 @@ def test_no_progress_of_admissible_work_is_found(make_engine, run_script):
         t.start_req(prompt_len=4, max_new_tokens=100, rid="a")
         yield
         engine.scheduler.waiting_queue.append(engine.scheduler.running.pop())
-        engine.admits = False
+        engine.scheduler.admits = False
         for _ in range(100):
             yield
         raise AssertionError("64 idle iterations went by unnoticed")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from scripted_core.logs import set_log_context
 from scripted_core.ports import bind_port
 from scripted_core.wire.address import address_from_env
 from scripted_core.wire.progress import ProgressWriter
@@ -33,6 +35,7 @@ def maybe_init_scripted_scheduler_hook(
     if address is None:
         return None
     register_stacks(address)
+    set_log_context(session=Path(address.directory).name)
     bind_port(scheduler, adapter)
     servant = None
     if adapter.is_driver:

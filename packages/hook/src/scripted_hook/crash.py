@@ -8,6 +8,7 @@ import os
 import traceback
 from collections.abc import Iterator
 
+from scripted_core.logs import set_log_context
 from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
 from scripted_core.wire.messages import OutOfBandError
 from scripted_core.wire.transport import report_out_of_band
@@ -23,6 +24,7 @@ def register_stacks(address: SessionAddress) -> None:
 def reporting(address: SessionAddress, *, rank: str) -> Iterator[None]:
     """Report an exception that ends an event loop to the test side, then let it go on."""
     try:
+        set_log_context(rank=rank)
         yield
     except BaseException as error:
         if not isinstance(error, (SystemExit, KeyboardInterrupt)):
@@ -37,3 +39,5 @@ def reporting(address: SessionAddress, *, rank: str) -> Iterator[None]:
                 ),
             )
         raise
+    finally:
+        set_log_context(rank=None)

@@ -9,10 +9,10 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 import aiohttp
-import structlog
 from scripted_core.errors import TransportError
+from scripted_core.logs import get_logger
 
-_log = structlog.get_logger("scripted.poster")
+_log = get_logger("scripted.poster")
 _T = TypeVar("_T")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
+from scripted_core.logs import get_logger, set_log_context
 from scripted_core.ports import JobOutcome
 from scripted_core.scripts import ScriptLoader
 from scripted_core.sessions.outcome import to_message
@@ -23,7 +23,7 @@ from scripted_core.wire.transport import Channel
 from scripted_hook.adapter import EngineAdapter
 from scripted_hook.job import Job, script_traceback
 
-_log = structlog.get_logger("scripted.hook")
+_log = get_logger("scripted.hook")
 
 
 class WireServant:
@@ -64,6 +64,7 @@ class WireServant:
     def tick(self, job: Job, step: int) -> None:
         """A sign of life that the test side can read without our help."""
         self._progress.tick(job.request_id, step)
+        set_log_context(script=job.name, step=step)
 
     def pollables(self) -> tuple[Any, ...]:
         """The wire; nothing before the handshake, which must not wait."""
@@ -71,6 +72,8 @@ class WireServant:
 
     def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
         """Send the outcome of a job."""
+        _log.debug("script ended", error=repr(outcome.error), steps=outcome.steps)
+        set_log_context(script=None, step=None)
         if outcome.error is None:
             self._channel.send(
                 ScriptSucceeded(job.request_id, outcome.steps, digest, outcome.trace)

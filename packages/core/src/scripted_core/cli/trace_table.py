@@ -15,6 +15,7 @@ from scripted_core.cli.execute import Ran, RunOutcome
 from scripted_core.trace import RequestState, StepTrace
 
 _PIPE_WIDTH = 240
+_STATE_WIDTH = max(len(state) for state in RequestState)
 _STYLES = {
     RequestState.WAITING: "yellow",
     RequestState.CHUNK: "blue",
@@ -65,14 +66,19 @@ class TracePrinter:
 
     def _table(self, trace: Sequence[StepTrace]) -> Table:
         plain = not self._console.is_terminal
-        table = Table(box=box.ASCII2 if plain else box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("iteration", justify="right")
-        table.add_column("batch")
+        table = Table(
+            box=box.ASCII2 if plain else box.SIMPLE_HEAD,
+            show_edge=plain,
+            padding=(0, 1) if plain else 0,
+        )
+        # Only what was posted gives way on a narrow terminal.
+        table.add_column("iteration", justify="right", no_wrap=True)
+        table.add_column("batch", no_wrap=True)
         rids = list(dict.fromkeys(rid for step in trace for rid in step.states))
         for rid in rids:
-            table.add_column(Text(rid), overflow="fold")
-        table.add_column("KV pages free", justify="right")
-        table.add_column("posted before it", overflow="fold")
+            table.add_column(Text(rid, overflow="fold"), min_width=_STATE_WIDTH)
+        table.add_column("KV free", justify="right", no_wrap=True)
+        table.add_column("posted before it")
         for step in trace:
             table.add_row(
                 str(step.step),

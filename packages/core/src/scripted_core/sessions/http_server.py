@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
 import zmq
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
@@ -25,6 +24,7 @@ from scripted_core.errors import (
     ScriptedError,
     ScriptStalled,
 )
+from scripted_core.logs import get_logger
 from scripted_core.scripts.reference import reference_of
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.launch import ServerLaunch
@@ -36,7 +36,7 @@ from scripted_core.sessions.lifecycle import (
 )
 from scripted_core.sessions.outcome import raise_remote
 from scripted_core.sessions.server_process import ServerProcess
-from scripted_core.sessions.startup import await_http
+from scripted_core.sessions.startup import SilenceWatch, await_http
 from scripted_core.trace import StepTrace
 from scripted_core.wire.address import SessionAddress, create_address
 from scripted_core.wire.messages import (
@@ -53,7 +53,7 @@ from scripted_core.wire.plain import to_plain
 from scripted_core.wire.progress import ProgressReader
 from scripted_core.wire.transport import Channel, TestSideChannel
 
-_log = structlog.get_logger("scripted.session")
+_log = get_logger("scripted.session")
 _WATCH_INTERVAL_S = 0.25
 
 
@@ -225,6 +225,7 @@ class ScriptedHttpServer:
         want_trace: bool,
     ) -> None:
         ref = reference_of(fn)
+        _log.debug("script", session=self._id, script=ref.qualname)
         request = RunScript(
             request_id=next(self._request_ids),
             script=ref,
@@ -285,8 +286,9 @@ class ScriptedHttpServer:
         )
 
     def _engine_stacks(self) -> str:
-        pids = self._ready.pids.values() if self._ready is not None else (self._process.pid,)
-        return "\n\n".join(self._process.stacks(pid) for pid in pids)
+        return "\n\n".join(
+            f"{name}, {self._process.stacks(pid)}" for pid, name in self._process.watch.pids.items()
+        )
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -333,11 +335,13 @@ class ScriptedHttpServer:
             f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._process.log_tail()}"
         )
         self._dirty = what.splitlines()[0]
+        _log.info("engine died", session=self._id, engine=self.config.engine, what=self._dirty)
         self._plugins.hook.scripted_engine_died(config=self.config, error=error)
         return error
 
     def _handshake(self) -> None:
         deadline = time.monotonic() + self._launch.start_timeout_s
+        silence = SilenceWatch(self._launch)
         while self._ready is None:
             if time.monotonic() > deadline:
                 raise EngineStartError(
@@ -348,6 +352,8 @@ class ScriptedHttpServer:
             message = self._next_message(_WATCH_INTERVAL_S)
             if isinstance(message, HookReady):
                 self._accept(message)
+            elif message is None:
+                silence.check(log=self._process.log_text)
         await_http(
             self._launch,
             deadline=deadline,
@@ -355,6 +361,8 @@ class ScriptedHttpServer:
             log_tail=self._process.log_tail,
         )
         self._process.refresh()
+        # Now, since nothing can be asked about a process that is killed later.
+        self._process.note_leftovers()
 
     def _accept(self, ready: HookReady) -> None:
         if ready.protocol_version != PROTOCOL_VERSION:
@@ -376,6 +384,7 @@ class ScriptedHttpServer:
         for name, pid in ready.pids.items():
             self._process.watch.add(pid, name)
         self._ready = ready
+        _log.info("engine ready", session=self._id, engine=ready.engine, pids=ready.pids)
 
     # -- end -----------------------------------------------------------------------------------
 

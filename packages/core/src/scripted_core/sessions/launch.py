@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 SESSION_FOLDER = "{session}"
-"""Stands in ``argv`` for the session's private directory, which is known only at the start."""
+"""Stands in ``argv`` and ``env`` for the session's private directory, known only at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLaunch:
     """A command that becomes an engine with an HTTP front.
 
-    ``SESSION_FOLDER`` in an argument is replaced by the session's private directory.
-
-    ``env`` is added to this process's environment. ``prepare`` is called with the session's
+    ``SESSION_FOLDER`` in an argument or in a value of ``env`` is replaced by the session's private
+    directory. ``env`` is added to this process's environment. ``ready_path`` answers 200 once the
+    engine takes requests, and not before: an engine that answers there but whose scheduler stays
+    silent has lost our hooks. ``prepare`` is called with the session's
     private directory before the start, and may write files that ``argv`` names. ``explain`` turns
     the log of a failed start into the engine's own message, when it finds one. ``stop_grace_s`` is how
-    long an engine may take to end by itself at shutdown; 0 ends it at once.
+    long an engine may take to end by itself at shutdown; 0 ends it at once. ``leftovers`` names the
+    files outside the session's directory that processes (pids) would leave behind if they were
+    killed; it is asked while they live, and the files are deleted when they have ended.
     """
 
     argv: tuple[str, ...]
@@ -31,6 +34,7 @@ class ServerLaunch:
     stop_grace_s: float = 2.0
     prepare: Callable[[Path], None] | None = None
     explain: Callable[[str], str | None] | None = None
+    leftovers: Callable[[Iterable[int]], Iterable[Path]] | None = None
 
     @property
     def base_url(self) -> str:

@@ -31,7 +31,12 @@ class ServerProcess:
         self._launch = launch
         self._address = address
         self.watch = ProcessWatch()
-        env = {**os.environ, **launch.env, **address.env(engine=engine)}
+        self._leftovers: set[Path] = set()
+        ours = {
+            name: value.replace(SESSION_FOLDER, address.directory)
+            for name, value in launch.env.items()
+        }
+        env = {**os.environ, **ours, **address.env(engine=engine)}
         argv = [arg.replace(SESSION_FOLDER, address.directory) for arg in launch.argv]
         guard = (sys.executable, _child_guard.__file__, str(os.getpid()))
         with open(address.log, "wb") as log:
@@ -60,6 +65,11 @@ class ServerProcess:
         """
         for pid, role in self._address.announced().items():
             self.watch.add(pid, role)
+
+    def note_leftovers(self) -> None:
+        """Remember what the processes that live now would leave behind if they were killed."""
+        if self._launch.leftovers is not None:
+            self._leftovers.update(self._launch.leftovers(tuple(self.watch.pids)))
 
     def _watch_all(self) -> None:
         known = self.watch.pids
@@ -108,6 +118,7 @@ class ServerProcess:
     def stop(self) -> None:
         """End every process of the engine, politely first; returns when all are gone."""
         self._watch_all()
+        self.note_leftovers()
         if self._launch.stop_grace_s:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -120,6 +131,9 @@ class ServerProcess:
         self.kill()
         self._process.wait()
         self.watch.close()
+        for path in self._leftovers:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """SIGKILL for every process of the engine; returns when all are gone."""

@@ -6,10 +6,59 @@ import http.client
 import time
 from collections.abc import Callable
 
-from scripted_core.errors import EngineStartError
+from scripted_core.errors import EngineStartError, HandshakeError
 from scripted_core.sessions.launch import ServerLaunch
 
 _INTERVAL_S = 0.02
+_SILENCE_S = 5.0
+_PLUGIN_LINES = 12
+_TAIL_CHARACTERS = 6000
+
+
+def ask_http(launch: ServerLaunch, *, timeout_s: float = 2.0) -> str | None:
+    """``None`` when ``launch.ready_path`` answers 200 now; otherwise what came instead."""
+    connection = http.client.HTTPConnection(launch.host, launch.port, timeout=timeout_s)
+    try:
+        connection.request("GET", launch.ready_path)
+        response = connection.getresponse()
+        response.read()
+        return None if response.status == 200 else f"status {response.status}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+
+
+class SilenceWatch:
+    """Notices an engine that takes requests while its scheduler has never said hello.
+
+    The scheduler's first iteration with our hooks in it follows within moments; ``silence_s`` is
+    how long that may take on a busy machine.
+    """
+
+    def __init__(self, launch: ServerLaunch, *, silence_s: float = _SILENCE_S) -> None:
+        self._launch = launch
+        self._silence_s = silence_s
+        self._answered_at: float | None = None
+
+    def check(self, *, log: Callable[[], str]) -> None:
+        """Look once; raises ``HandshakeError`` when the silence has lasted too long."""
+        now = time.monotonic()
+        if self._answered_at is None:
+            if ask_http(self._launch, timeout_s=0.25) is None:
+                self._answered_at = now
+            return
+        if now - self._answered_at <= self._silence_s:
+            return
+        text = log()
+        said = [line for line in text.splitlines() if "plugin" in line.lower()][-_PLUGIN_LINES:]
+        found = "\n".join(said) if said else "(its log does not mention plugins)"
+        raise HandshakeError(
+            f"{self._launch.base_url} answers HTTP, but its scheduler never said hello: our plugin "
+            f"was swallowed\n\nits log on plugins:\n{found}\n\nlog tail:\n{text[-_TAIL_CHARACTERS:]}",
+            hint="the adapter has to be installed where the engine runs, and no setting of the "
+            "engine may leave its plugin out",
+        )
 
 
 def await_http(
@@ -25,21 +74,12 @@ def await_http(
     ``deadline`` (``time.monotonic``), and calls ``poll`` between two tries, which raises when a
     process of the engine has ended.
     """
-    answer = "nothing"
+    answer: str | None = "nothing"
     while time.monotonic() < deadline:
         poll()
-        connection = http.client.HTTPConnection(launch.host, launch.port, timeout=2)
-        try:
-            connection.request("GET", launch.ready_path)
-            response = connection.getresponse()
-            response.read()
-            if response.status == 200:
-                return
-            answer = f"status {response.status}"
-        except (OSError, http.client.HTTPException) as error:
-            answer = f"{type(error).__name__}: {error}"
-        finally:
-            connection.close()
+        answer = ask_http(launch)
+        if answer is None:
+            return
         time.sleep(_INTERVAL_S)
     raise EngineStartError(
         f"{launch.base_url}{launch.ready_path} did not answer 200 in time (last: {answer})\n\n"

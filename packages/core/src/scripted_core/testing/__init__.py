@@ -6,10 +6,11 @@ without a process, a model or a network, and does the same in every run.
 
 from __future__ import annotations
 
-from scripted_core.testing.engine import FakeBatch, FakeEngine, FakeScheduler
+from scripted_core.testing.engine import FakeEngine
 from scripted_core.testing.pools import FakeHold, FakeKvPool, FakeRowPool
 from scripted_core.testing.prefix_tree import FakeLock, FakePrefixTree, FakeTreeNode
 from scripted_core.testing.request import FakeRequest, expected_output
+from scripted_core.testing.scheduler import FakeBatch, FakeScheduler
 from scripted_core.testing.sockets import FakePairChannel, FakeUnderlyingSocket
 
 __all__ = [

@@ -1,18 +1,15 @@
 """A small engine with everything that an adapter has to offer, in one thread and without a model.
 
-Each iteration is one batch: prefill comes first, in chunks of at most ``chunk_size`` tokens, and
-otherwise every running request decodes one token. A next token is a fixed function of the tokens
-before it, so that the right output is known: see :func:`~scripted_core.testing.expected_output`.
+A next token is a fixed function of the tokens before it, so that the right output is known: see
+:func:`~scripted_core.testing.expected_output`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from scripted_core.capabilities import Capability
-from scripted_core.errors import ExhaustError
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -27,13 +24,13 @@ from scripted_core.ports import InProcessHook, KvPool, bind_port, unbind_port
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.testing.pools import FakeKvPool, FakeRowPool
 from scripted_core.testing.prefix_tree import FakePrefixTree
-from scripted_core.testing.request import FakeRequest, next_token
+from scripted_core.testing.request import FakeRequest
+from scripted_core.testing.scheduler import FakeBatch, FakeScheduler
 from scripted_core.testing.snapshot import audit_of
 from scripted_core.views import (
     Audit,
     FinishKind,
     FinishReason,
-    ForwardMode,
     PauseMode,
     QueueView,
     RequestStatus,
@@ -76,31 +73,11 @@ class FakeEngineEvents(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FakeBatch:
-    """One batch, in the engine's words and in neutral ones at once."""
-
-    mode: ForwardMode
-    rids: tuple[str, ...]
-    extend_rids: tuple[str, ...] = ()
-    chunked_rids: tuple[str, ...] = ()
-
-
-class FakeScheduler:
-    """The scheduler object that ``t.scheduler`` is."""
-
-    def __init__(self) -> None:
-        self.waiting_queue: list[FakeRequest] = []
-        self.running: list[FakeRequest] = []
-        self.chunked_req: FakeRequest | None = None
-
-
 class FakeEngine:
     """An in-process engine and its adapter in one object.
 
     Give it its hook with :meth:`connect` before the first iteration. ``page_size`` and
-    ``chunk_size`` are in tokens, ``num_pages`` and ``num_rows`` the sizes of the pools. With
-    ``admits`` set to False no waiting request is taken in: a scheduler that is stuck.
+    ``chunk_size`` are in tokens, ``num_pages`` and ``num_rows`` the sizes of the pools.
     """
 
     def __init__(
@@ -123,7 +100,6 @@ class FakeEngine:
         self.vocab_size = vocab_size
         self.quiesce_steps = quiesce_steps
         self.is_driver = True
-        self.scheduler = FakeScheduler()
         self.kv_pool = FakeKvPool(
             total=num_pages,
             page_size=page_size,
@@ -134,11 +110,18 @@ class FakeEngine:
         self.prefix_tree = FakePrefixTree(
             page_size=page_size, enabled=prefix_cache, free_pages=self.kv_pool.free
         )
-        self.admits = True
+        self.scheduler = FakeScheduler(
+            kv_pool=self.kv_pool,
+            rows=self.rows,
+            tree=self.prefix_tree,
+            chunk_size=chunk_size,
+            vocab_size=vocab_size,
+            on_batch=self._announce,
+            on_end=self._report_end,
+        )
         self.iterations = 0
         self.warmups = 0
         self.declared: tuple[dict[str, int], int] = ({}, 0)
-        self._chunk_size = chunk_size
         self._context_len = context_len
         self._inbox: list[tuple[ReqSpec, ClientStream] | tuple[ControlOp, ControlReceipt]] = []
         self._parked: list[tuple[ReqSpec, ClientStream]] = []
@@ -169,7 +152,7 @@ class FakeEngine:
             self._hook.step()
         self._receive()
         if self._paused is None:
-            self._run_batch()
+            self.scheduler.run_batch()
 
     def close(self) -> None:
         """Forget the scheduler; may be called twice."""
@@ -252,8 +235,8 @@ class FakeEngine:
             case Pause(mode=mode):
                 self._paused = mode
                 if mode is PauseMode.RETRACT:
-                    for request in reversed(self._active()):
-                        self._retract(request)
+                    for request in reversed(self.scheduler.active()):
+                        self.scheduler.retract(request)
             case Continue():
                 self._paused = None
                 deferred, self._deferred_aborts = self._deferred_aborts, []
@@ -275,149 +258,19 @@ class FakeEngine:
         receipt.settle(True)
 
     def _abort(self, op: Abort | AbortAll) -> None:
-        for request in self._live():
+        for request in self.scheduler.live():
             if isinstance(op, AbortAll) or request.rid == op.rid:
-                self._end(request, FinishReason(FinishKind.ABORT, "aborted"))
+                self.scheduler.end(request, FinishReason(FinishKind.ABORT, "aborted"))
 
-    # -- scheduling ----------------------------------------------------------------------------
-
-    def _run_batch(self) -> None:
-        plan = self._plan_prefill()
-        scheduler = self.scheduler
-        if plan:
-            partial = tuple(r.rid for r, tokens in plan if tokens < r.missing)
-            rids = tuple(r.rid for r, _ in plan)
-            batch = FakeBatch(ForwardMode.EXTEND, rids, rids, partial)
-        else:
-            plan = self._plan_decode()
-            if not plan:
-                return
-            batch = FakeBatch(ForwardMode.DECODE, tuple(r.rid for r, _ in plan))
+    def _announce(self, batch: FakeBatch) -> None:
         if self._hook is not None:
             self._hook.on_run_batch(batch)
-        for request, tokens in plan:
-            request.computed += tokens
-            if request.missing:
-                scheduler.chunked_req = request
-                continue
-            if scheduler.chunked_req is request:
-                scheduler.chunked_req = None
-            if request not in scheduler.running:
-                scheduler.running.append(request)
-            token = next_token(request.tokens(), self.vocab_size)
-            request.output_ids.append(token)
-            request.client.receive([token])
-            stop = request.spec.stop_token_ids or ()
-            if token in stop and not request.spec.ignore_eos:
-                self._end(request, FinishReason(FinishKind.STOP))
-            elif len(request.output_ids) >= request.spec.max_new_tokens:
-                self._end(request, FinishReason(FinishKind.LENGTH))
 
-    def _plan_prefill(self) -> list[tuple[FakeRequest, int]]:
-        scheduler = self.scheduler
-        budget = self._chunk_size
-        plan: list[tuple[FakeRequest, int]] = []
-        chunked = scheduler.chunked_req
-        if chunked is not None:
-            tokens = min(budget, chunked.missing)
-            if not self._grow(chunked, tokens):
-                return []
-            plan.append((chunked, tokens))
-            budget -= tokens
-        while budget and scheduler.waiting_queue:
-            request = scheduler.waiting_queue[0]
-            if not self._admit(request):
-                break
-            tokens = min(budget, request.missing)
-            if not self._grow(request, tokens):
-                self._give_back(request)
-                break
-            scheduler.waiting_queue.pop(0)
-            plan.append((request, tokens))
-            budget -= tokens
-        return plan
-
-    def _plan_decode(self) -> list[tuple[FakeRequest, int]]:
-        running = self.scheduler.running
-        for request in list(running):
-            while request in running and not self._grow(request, 1):
-                if len(running) == 1:
-                    reason = FinishReason(FinishKind.ABORT, "the KV pool is too small for it")
-                    self._end(request, reason)
-                else:
-                    self._retract(running[-1])
-        return [(request, 1) for request in running]
-
-    def _admit(self, request: FakeRequest) -> bool:
-        if not self.admits or not self.rows.available:
-            return False
-        request.row = self.rows.allocate(1)[0]
-        if self.prefix_tree.enabled:
-            # The last token is always computed: the next one comes out of it.
-            nodes = self.prefix_tree.match(request.tokens()[:-1])
-            request.shared_pages = [node.page for node in nodes]
-            request.computed = len(nodes) * self.kv_pool.page_size
-            if nodes:
-                request.node = nodes[-1]
-                self.prefix_tree.pin(nodes[-1])
-        return True
-
-    def _grow(self, request: FakeRequest, tokens: int) -> bool:
-        size = self.kv_pool.page_size
-        wanted = -(-(request.computed + tokens) // size)
-        more = wanted - len(request.shared_pages) - len(request.pages)
-        lacking = more - self.kv_pool.available
-        if lacking > 0 and self.prefix_tree.enabled:
-            self.prefix_tree.evict(lacking)
-        try:
-            request.pages += self.kv_pool.allocate(max(0, more))
-        except ExhaustError:
-            return False
-        return True
-
-    def _give_back(self, request: FakeRequest) -> None:
-        self.kv_pool.free(request.pages)
-        if request.row is not None:
-            self.rows.free([request.row])
-        if request.node is not None:
-            self.prefix_tree.unpin(request.node)
-        request.pages, request.shared_pages = [], []
-        request.row = request.node = None
-        request.computed = 0
-
-    def _remove(self, request: FakeRequest) -> None:
-        scheduler = self.scheduler
-        if scheduler.chunked_req is request:
-            scheduler.chunked_req = None
-        for queue in (scheduler.waiting_queue, scheduler.running):
-            if request in queue:
-                queue.remove(request)
-
-    def _retract(self, request: FakeRequest) -> None:
-        self._remove(request)
-        self._give_back(request)
-        self.scheduler.waiting_queue.insert(0, request)
-
-    def _end(self, request: FakeRequest, reason: FinishReason) -> None:
-        self._remove(request)
-        if self.prefix_tree.enabled and request.node is None and not request.shared_pages:
-            size = self.kv_pool.page_size
-            whole = request.computed // size
-            kept, rest = request.pages[:whole], request.pages[whole:]
-            request.pages = self.prefix_tree.insert(request.tokens()[: whole * size], kept) + rest
-        self._give_back(request)
-        request.client.end(reason)
+    def _report_end(self, request: FakeRequest, reason: FinishReason) -> None:
         if self._events is not None:
             self._events.finished(request.rid, reason, tuple(request.output_ids))
 
     # -- views ---------------------------------------------------------------------------------
-
-    def _active(self) -> list[FakeRequest]:
-        chunked = self.scheduler.chunked_req
-        return [*self.scheduler.running, *([chunked] if chunked is not None else [])]
-
-    def _live(self) -> list[FakeRequest]:
-        return [*self.scheduler.waiting_queue, *self._active()]
 
     @property
     def is_paused(self) -> bool:
@@ -426,7 +279,7 @@ class FakeEngine:
 
     def is_idle(self) -> bool:
         """No request is waiting or running."""
-        return not self._live()
+        return not self.scheduler.live()
 
     def is_fully_idle(self) -> bool:
         """Idle, with an empty inbox."""
@@ -447,7 +300,7 @@ class FakeEngine:
 
     def requests(self) -> Sequence[RequestView]:
         """All live requests."""
-        return [self._view(request) for request in self._live()]
+        return [self._view(request) for request in self.scheduler.live()]
 
     def request(self, rid: str) -> RequestView | None:
         """One live request."""
@@ -456,7 +309,7 @@ class FakeEngine:
 
     def find_native(self, rid: str) -> FakeRequest | None:
         """The live request object."""
-        return next((request for request in self._live() if request.rid == rid), None)
+        return next((request for request in self.scheduler.live() if request.rid == rid), None)
 
     def _view(self, request: FakeRequest) -> RequestView:
         waiting = request in self.scheduler.waiting_queue
@@ -474,7 +327,7 @@ class FakeEngine:
 
     def live_outputs(self) -> Iterator[tuple[str, Sequence[int]]]:
         """Rid and output tokens of every live request."""
-        for request in self._live():
+        for request in self.scheduler.live():
             yield request.rid, request.output_ids
 
     def describe_batch(self, batch: FakeBatch) -> FakeBatch:
@@ -488,7 +341,7 @@ class FakeEngine:
     def audit(self) -> Audit:
         """Who owns each page, row and lock; needs numpy."""
         return audit_of(
-            live=self._live(),
+            live=self.scheduler.live(),
             pool=self.kv_pool,
             rows=self.rows,
             tree=self.prefix_tree,

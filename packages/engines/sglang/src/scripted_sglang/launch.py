@@ -24,6 +24,10 @@ from scripted_sglang.standins import standin_pythonpath
 DISTRIBUTION: Final = "sglang"
 # The first release with the `sglang.srt.plugins` entry-point group.
 OLDEST_VERSION: Final = (0, 5, 12)
+TESTED_VERSION: Final = "0.5.23"
+# Our name in that group.
+PLUGIN_NAME: Final = "scripted"
+_HOW_TO_INSTALL: Final = "see Install in the README of scripted-sglang"
 # A script may hold the engine for as long as it likes; the engine's own watchdog must not end it.
 _WATCHDOG_TIMEOUT_S: Final = 1_000_000
 
@@ -57,21 +61,31 @@ def installed_version() -> str | None:
 
 
 def check_usable() -> str | None:
-    """Return why SGLang cannot be used here, in a sentence that fits a skip, or `None` if it can.
+    """Return why SGLang cannot be used here and what to type, or `None` if it can.
 
-    Only what is cheap to see is looked at: the installed SGLang and its version, and torch.
+    Only what is cheap to see is looked at: the installed SGLang and its version, and torch. A
+    release that the adapter was not tested with is usable.
     """
     version = installed_version()
     if version is None:
-        return "SGLang is not installed"
+        return f"SGLang is not installed: pip install sglang=={TESTED_VERSION} ({_HOW_TO_INSTALL})"
     if _release(version) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
-        return f"SGLang {version} is too old: plugins exist since {oldest}"
+        return (
+            f"SGLang {version} is too old, plugins exist since {oldest}: "
+            f"pip install sglang=={TESTED_VERSION} ({_HOW_TO_INSTALL})"
+        )
     if importlib.util.find_spec("torch") is None:
         return f"SGLang {version} is installed without torch"
     if source_folder() is None:
         return f"SGLang {version} is registered as installed, but its package cannot be found"
     return None
+
+
+def untested_version() -> str | None:
+    """Return the installed version if it is another than the one the adapter was tested with."""
+    version = installed_version()
+    return None if version in (None, TESTED_VERSION) else version
 
 
 def default_kwargs(*, cpu: bool) -> dict[str, Any]:
@@ -98,8 +112,16 @@ def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
     On a CPU that includes `PYTHONPATH` with the stand-ins in front of what is inherited. `ranks` is
     tensor times pipeline parallel size; each rank gets a core of its own.
     """
-    # The Rust tree core hands out ids where scripts look at nodes.
-    env = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+    env = {
+        # The Rust tree core hands out ids where scripts look at nodes.
+        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python",
+        # A broken scheduler ends at once, not after five seconds of diagnostics.
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    }
+    allowed = [name.strip() for name in os.environ.get("SGLANG_PLUGINS", "").split(",")]
+    if any(allowed) and PLUGIN_NAME not in allowed:
+        env["SGLANG_PLUGINS"] = ",".join([*filter(None, allowed), PLUGIN_NAME])
     if not cpu:
         return env
     env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

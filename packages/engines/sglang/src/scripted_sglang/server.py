@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import socket
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import structlog
 from scripted_core.errors import EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
 from scripted_sglang.environment import ENV_BASE_URL
-from scripted_sglang.launch import default_kwargs, server_argv, server_env
+from scripted_sglang.launch import (
+    TESTED_VERSION,
+    default_kwargs,
+    server_argv,
+    server_env,
+    untested_version,
+)
 from scripted_sglang.tiny_model import SMALL_MODEL, write_tiny_model
 
+_log = structlog.get_logger("scripted.sglang")
 _HOST: Final = "127.0.0.1"
 _TINY_MODEL_FOLDER: Final = "tiny-model"
 _TINY_CONTEXT_LENGTH: Final = 1024
+_LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
 
@@ -27,6 +40,9 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     Raises ``ConfigError`` for an argument that SGLang does not have, ``EngineStartError`` for a
     port that is taken.
     """
+    untested = untested_version()
+    if untested is not None:
+        _log.warning("SGLang release not tested", installed=untested, tested=TESTED_VERSION)
     given = dict(config.kwargs)
     port = _port(given.pop("port", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
@@ -44,12 +60,40 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         argv=tuple(server_argv(kwargs, host=_HOST, port=port)),
         host=_HOST,
         port=port,
-        env={**server_env(cpu=on_cpu, ranks=ranks), ENV_BASE_URL: f"http://{_HOST}:{port}"},
+        env=_environment(on_cpu=on_cpu, ranks=ranks, port=port),
         ready_path="/model_info",
         prepare=prepare,
         explain=explain,
+        leftovers=load_files,
+        # Its own way out takes more than 5 s once it has served a request.
         stop_grace_s=0.0,
     )
+
+
+def _environment(*, on_cpu: bool, ranks: int, port: int) -> dict[str, str]:
+    env = server_env(cpu=on_cpu, ranks=ranks)
+    env[ENV_BASE_URL] = f"http://{_HOST}:{port}"
+    # Its socket files then go with the session's folder; compiled kernels are worth keeping.
+    env["TMPDIR"] = SESSION_FOLDER
+    if not on_cpu and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        kept = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        env["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
+    return env
+
+
+def load_files(pids: Iterable[int]) -> set[Path]:
+    """The shared-memory files in which schedulers among ``pids`` publish their load.
+
+    SGLang deletes them only at an orderly end.
+    """
+    found: set[Path] = set()
+    for pid in pids:
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+        except OSError:
+            continue
+        found.update(Path(name) for name in _LOAD_FILE.findall(maps))
+    return found
 
 
 def explain(log: str) -> str | None:

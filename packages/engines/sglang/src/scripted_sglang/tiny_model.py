@@ -8,6 +8,7 @@ give two different continuations.
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,10 @@ EOS_TOKEN_ID: Final = SPECIAL_TOKENS.index("<eos>")
 SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
 
 _STAMP: Final = "scripted_tiny_model.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_EMBEDDING_STD: Final = 0.02
+_O_PROJ_GAIN: Final = 4.0
+_DOWN_PROJ_GAIN: Final = 16.0
 
 _Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -61,14 +65,24 @@ def write_tiny_model(folder: Path, *, context_length: int = 1024, seed: int = 0)
             )
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", _config(context_length))
-    _write_json(folder / "generation_config.json", {"eos_token_id": EOS_TOKEN_ID})
-    _write_json(folder / "tokenizer.json", _tokenizer())
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(context_length))
-    save_file(_weights(seed), folder / "model.safetensors", metadata={"format": "pt"})
-    # Last, so that a folder that was half written is never taken for a whole one.
-    _write_json(folder / _STAMP, stamp)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it and then renamed, so that nobody ever sees a folder that is half written.
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        whole = Path(scratch) / "model"
+        whole.mkdir()
+        _write_json(whole / "config.json", _config(context_length))
+        _write_json(whole / "generation_config.json", {"eos_token_id": EOS_TOKEN_ID})
+        _write_json(whole / "tokenizer.json", _tokenizer())
+        _write_json(whole / "tokenizer_config.json", _tokenizer_config(context_length))
+        save_file(_weights(seed), whole / "model.safetensors", metadata={"format": "pt"})
+        _write_json(whole / _STAMP, stamp)
+        try:
+            whole.rename(folder)  # also onto an empty folder
+        except OSError:
+            if _stamp_of(folder) != stamp:  # another process was faster, with the same model
+                raise
     return folder
 
 
@@ -157,17 +171,21 @@ def _tokenizer_config(context_length: int) -> dict[str, Any]:
 
 
 def _weights(seed: int) -> _Weights:
-    rng = np.random.default_rng(seed)
+    # The old generator: its stream is frozen, so that the weights are the same with every NumPy.
+    rng = np.random.RandomState(seed)
 
     def normal(rows: int, columns: int, *, gain: float = 1.0) -> npt.NDArray[np.float32]:
         scale = gain / np.sqrt(columns)
-        drawn: npt.NDArray[np.float64] = rng.standard_normal((rows, columns)) * scale
+        drawn: npt.NDArray[np.float64] = rng.standard_normal(size=(rows, columns)) * scale
         return drawn.astype(np.float32)
 
-    def ones(size: int, value: float = 1.0) -> npt.NDArray[np.float32]:
-        return np.full(size, value, dtype=np.float32)
+    def ones(size: int) -> npt.NDArray[np.float32]:
+        return np.ones(size, dtype=np.float32)
 
-    embedding = rng.standard_normal((VOCAB_SIZE, HIDDEN_SIZE)).astype(np.float32)
+    # Small, so that what the layers add outweighs the token itself in the residual stream.
+    embedding = (_EMBEDDING_STD * rng.standard_normal(size=(VOCAB_SIZE, HIDDEN_SIZE))).astype(
+        np.float32
+    )
     weights: _Weights = {"model.embed_tokens.weight": embedding}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
@@ -179,12 +197,12 @@ def _weights(seed: int) -> _Weights:
             f"{attention}.k_proj.weight": normal(KV_HEADS * HEAD_DIM, HIDDEN_SIZE),
             f"{attention}.v_proj.weight": normal(KV_HEADS * HEAD_DIM, HIDDEN_SIZE),
             # An average over a long prompt shrinks what attention adds; the gain makes up for it.
-            f"{attention}.o_proj.weight": normal(HIDDEN_SIZE, HEADS * HEAD_DIM, gain=8.0),
-            f"{attention}.q_norm.weight": ones(HEAD_DIM, 1.5),
-            f"{attention}.k_norm.weight": ones(HEAD_DIM, 1.5),
+            f"{attention}.o_proj.weight": normal(HIDDEN_SIZE, HEADS * HEAD_DIM, gain=_O_PROJ_GAIN),
+            f"{attention}.q_norm.weight": ones(HEAD_DIM),
+            f"{attention}.k_norm.weight": ones(HEAD_DIM),
             f"{mlp}.gate_proj.weight": normal(INTERMEDIATE_SIZE, HIDDEN_SIZE),
             f"{mlp}.up_proj.weight": normal(INTERMEDIATE_SIZE, HIDDEN_SIZE),
-            f"{mlp}.down_proj.weight": normal(HIDDEN_SIZE, INTERMEDIATE_SIZE),
+            f"{mlp}.down_proj.weight": normal(HIDDEN_SIZE, INTERMEDIATE_SIZE, gain=_DOWN_PROJ_GAIN),
         }
     head = normal(VOCAB_SIZE, HIDDEN_SIZE, gain=4.0)
     head[: len(SPECIAL_TOKENS)] = 0.0
