@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
 RUNS: Final = 15
 _NO_PLUGIN: Final = ("-p", "no:scripted")
+_NO_TESTS_COLLECTED: Final = 5
 
 
 def plugin_cost() -> list[float]:
-    """Milliseconds more with the plugin, for each pair of runs over a file without tests.
+    """Milliseconds of processor time more with the plugin, for each pair of runs over no tests.
 
-    The runs of a pair follow one another, first one first and then the other, so that a machine that
-    becomes slower or faster does not tell in favour of one side.
+    Such a run is one thread that computes, so that on a quiet machine processor time is wall time; what
+    else the machine does shows in it much less. The runs of a pair follow one another, the one with
+    the plugin first in every other pair.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_empty.py").write_text("", encoding="utf-8")
-        _seconds(folder)
-        _seconds(folder, *_NO_PLUGIN)
+        orders: list[tuple[tuple[str, ...], ...]] = [((), _NO_PLUGIN), (_NO_PLUGIN, ())]
         differences = []
-        for run in range(RUNS):
-            if run % 2:
-                without = _seconds(folder, *_NO_PLUGIN)
-                differences.append(_seconds(folder) - without)
-            else:
-                differences.append(_seconds(folder) - _seconds(folder, *_NO_PLUGIN))
-    return [difference * 1e3 for difference in differences]
+        for run in range(RUNS + 1):
+            seconds = {options: _cpu_seconds(folder, options) for options in orders[run % 2]}
+            differences.append(seconds[()] - seconds[_NO_PLUGIN])
+    # The first pair may have compiled what it imported.
+    return [difference * 1e3 for difference in differences[1:]]
 
 
-def _seconds(folder: str, *options: str) -> float:
+def _cpu_seconds(folder: str, options: tuple[str, ...]) -> float:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    start = time.perf_counter()
-    # 5: no tests were collected.
+    before = os.times()
     done = subprocess.run([*command, *options, folder], capture_output=True, cwd=folder)
-    elapsed = time.perf_counter() - start
-    if done.returncode != 5:
+    after = os.times()
+    if done.returncode != _NO_TESTS_COLLECTED:
         raise RuntimeError(f"pytest exited with {done.returncode}: {done.stdout.decode()}")
-    return elapsed
+    user = after.children_user - before.children_user
+    return user + after.children_system - before.children_system

@@ -46,6 +46,8 @@ class Engine:
 
     def on_finish(self, req: Req) -> None:
         assert req.finished()
+        assert req.req_pool_idx is None
+        assert self.scheduler.requests.get(req.rid) is not req
         assert all(req is not other for other in self.finishes), f"{req!r} finished twice"
         self.finishes.append(req)
 

@@ -129,9 +129,13 @@ def test_chunk_boundaries(engine: Any, page_size: int, offset: int, chunks: int)
 
 def test_a_request_is_mid_chunk_at_the_boundary(engine: Any) -> None:
     e = engine(chunked_prefill_size=64)
+    in_flight: list[int] = []
+    inner = e.on_run_batch
+    e.on_run_batch = lambda batch: (in_flight.append(batch.reqs[0].is_chunked), inner(batch))
     e.post("r", 150)
     e.step()
     req = e.req("r")
+    assert (in_flight, req.is_chunked) == ([1], 0)
     assert (e.where("r"), req.kv_committed_len, req.output_ids) == ("chunked", 64, [])
     assert list(e.scheduler.tree_cache.nodes()) == []
     e.step()
@@ -140,6 +144,7 @@ def test_a_request_is_mid_chunk_at_the_boundary(engine: Any) -> None:
     assert req.last_node.hit_count == 0
     e.step()
     assert (e.where("r"), len(req.output_ids)) == ("running", 1)
+    assert in_flight == [1, 1, 0]
 
 
 def test_the_rest_of_a_chunk_takes_in_others(engine: Any) -> None:
@@ -173,14 +178,15 @@ def test_a_chunk_waits_for_memory(engine: Any) -> None:
     e.step()
     assert e.where("long") == "chunked"
     e.call(lambda scheduler: scheduler.holds.hold_pages(100))
+    e.post("short", 3, max_new_tokens=2)
     outputs = len(e.req("decoder").output_ids)
     e.step(3)
     assert e.computed("long") == [64]
-    assert e.where("long") == "chunked"
+    assert (e.where("long"), e.where("short")) == ("chunked", "waiting")
     assert len(e.req("decoder").output_ids) == outputs + 3
     e.run()
     assert e.computed("long") == [64, 64, 22]
-    e.expect_output("decoder", "long")
+    e.expect_output("decoder", "long", "short")
 
 
 # --- shared prefixes
@@ -279,6 +285,20 @@ def test_a_retracted_request_starts_over_behind_the_queue(engine: Any) -> None:
     e.run()
     assert e.finished("b").output_ids[: len(produced)] == produced
     e.expect_output("a", "b", "waits")
+    assert e.finished("b").retraction_count == 1, "it was let in again too soon"
+
+
+def test_admission_grows_bolder_while_decoding_goes_well(engine: Any) -> None:
+    e = engine(max_total_tokens=1000)
+    e.post("old", 50, max_new_tokens=900)
+    e.step()
+    e.post("new", 310, max_new_tokens=20)
+    e.step()
+    assert e.where("new") == "waiting"
+    e.step_until(lambda: e.where("new") == "running")
+    assert len(e.req("old").output_ids) < 400
+    e.run()
+    e.expect_output("old", "new")
 
 
 def test_the_tree_gives_way_before_a_request_does(engine: Any) -> None:

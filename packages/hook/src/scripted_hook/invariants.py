@@ -37,9 +37,8 @@ def _check_pool(pool: PoolAudit, step: int) -> Iterator[Violation]:
     end = pool.first_page + pool.num_pages
     claims = [claim.pages for claim in pool.claims]
     pages = np.concatenate(claims).astype(np.int64, copy=False) if claims else _NO_PAGES
-    # One pass finds ids below and above the pool: a negative one is huge without its sign. They
-    # are taken out, since bincount refuses the former and makes room up to the latter.
-    if len(pages) and pages.view(np.uint64).max() >= end:
+    # Ids outside are taken out: bincount refuses negative ones and makes room up to large ones.
+    if not _is_within(pages, end):
         strange = (pages < 0) | (pages >= end)
         yield _outside_pool(pool, np.unique(pages[strange]), step)
         pages = pages[~strange]
@@ -47,29 +46,46 @@ def _check_pool(pool: PoolAudit, step: int) -> Iterator[Violation]:
     if counts[: pool.first_page].any() or not (counts[pool.first_page :] == 1).all():
         yield from _ownership_violations(pool, counts, step)
     if pool.references:
-        owned = np.zeros(len(counts), dtype=bool)
-        for claim in pool.claims:
-            if claim.kind is OwnerKind.TREE:
-                owned[claim.pages[(claim.pages >= 0) & (claim.pages < end)]] = True
-        for reference in pool.references:
-            stale = _outside(reference.pages, owned)
-            if len(stale):
-                yield Violation(
-                    step=step,
-                    code="stale-reference",
-                    message=(
-                        f"pool {pool.pool!r}: {reference.owner} shares pages that the prefix tree "
-                        f"does not own: {_named(stale)}"
-                    ),
-                    subject=f"page {int(stale[0])}",
-                    owners=(reference.owner, *_owners(pool, int(stale[0]))),
-                )
+        yield from _stale_references(pool, end, step)
+
+
+def _stale_references(pool: PoolAudit, end: int, step: int) -> Iterator[Violation]:
+    """Shared pages that the prefix tree does not own: looked for in all references at once first."""
+    owned = np.zeros(end, dtype=bool)
+    for claim in pool.claims:
+        if claim.kind is OwnerKind.TREE:
+            owned[_within(claim.pages, end)] = True
+    if not len(_outside(np.concatenate([one.pages for one in pool.references]), owned)):
+        return
+    for reference in pool.references:
+        stale = _outside(reference.pages, owned)
+        if len(stale):
+            yield Violation(
+                step=step,
+                code="stale-reference",
+                message=(
+                    f"pool {pool.pool!r}: {reference.owner} shares pages that the prefix tree "
+                    f"does not own: {_named(stale)}"
+                ),
+                subject=f"page {int(stale[0])}",
+                owners=(reference.owner, *_owners(pool, int(stale[0]))),
+            )
+
+
+def _is_within(pages: _IntArray, end: int) -> bool:
+    # One pass finds ids below and above: a negative one is huge without its sign.
+    return not len(pages) or bool(pages.astype(np.int64, copy=False).view(np.uint64).max() < end)
+
+
+def _within(pages: _IntArray, end: int) -> _IntArray:
+    return pages if _is_within(pages, end) else pages[(pages >= 0) & (pages < end)]
 
 
 def _outside(pages: _IntArray, owned: npt.NDArray[np.bool_]) -> _IntArray:
-    inside = (pages >= 0) & (pages < len(owned))
-    good = np.zeros(len(pages), dtype=bool)
-    good[inside] = owned[pages[inside]]
+    if _is_within(pages, len(owned)):
+        return pages[~owned[pages]]
+    good = (pages >= 0) & (pages < len(owned))
+    good[good] = owned[pages[good]]
     return pages[~good]
 
 

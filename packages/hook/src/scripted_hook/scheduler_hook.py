@@ -228,11 +228,12 @@ class ScriptedSchedulerHook:
             job = self._servant.next_job()
             if job is None:
                 return
-            self._begin(job)
         self._progress += 1
-        if self._servant is not None:
-            self._servant.tick(job, self._step)
         try:
+            if self._job is None:
+                self._begin(job)
+            if self._servant is not None:
+                self._servant.tick(job, self._step)
             if self._phase is Phase.SCRIPT:
                 self._step += 1
                 self._close_iteration(job)

@@ -78,7 +78,7 @@ class TracePrinter:
         for rid in rids:
             table.add_column(Text(rid, overflow="fold"), min_width=_STATE_WIDTH)
         table.add_column("KV free", justify="right", no_wrap=True)
-        table.add_column("posted before it")
+        table.add_column("posted before it", overflow="fold")
         for step in trace:
             table.add_row(
                 str(step.step),

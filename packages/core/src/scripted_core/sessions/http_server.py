@@ -167,6 +167,11 @@ class ScriptedHttpServer:
         return self._process.watch.pids
 
     @property
+    def main_pid(self) -> int:
+        """The process that was started, which is also the number of the engine's process group."""
+        return self._process.pid
+
+    @property
     def ready(self) -> HookReady | None:
         """What the engine side said at the handshake."""
         return self._ready

@@ -70,8 +70,6 @@ class PrefillAdder:
 
     def add_one_req(self, req: Req) -> bool:
         """Admit a waiting request, or its first chunk; `False` when a budget is used up."""
-        if self.chunked_req is not None:
-            return False
         req.init_next_round_input()
         # The last token is always computed, since the next one is read off from it.
         prefix, last_node = self._tree_cache.match_prefix(req.fill_ids[:-1])
