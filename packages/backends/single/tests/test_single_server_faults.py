@@ -158,8 +158,10 @@ def test_a_broken_event_loop_is_reported_and_ctrl_c_leaves_nothing(server_config
         _INTERRUPTED.format(kwargs=kwargs, folder=str(tmp_path))
     )
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--durations=0"]
-        + ["--scripted-backend", server_config.engine, "test_interrupted.py"],
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--durations=0"),
+            *("--scripted-backend", server_config.engine, "test_interrupted.py"),
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

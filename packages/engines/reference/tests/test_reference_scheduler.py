@@ -285,7 +285,18 @@ def test_a_retracted_request_starts_over_behind_the_queue(engine: Any) -> None:
     e.run()
     assert e.finished("b").output_ids[: len(produced)] == produced
     e.expect_output("a", "b", "waits")
-    assert e.finished("b").retraction_count == 1, "it was let in again too soon"
+
+
+def test_admission_is_more_careful_after_a_retraction(engine: Any) -> None:
+    e = engine(max_total_tokens=128, schedule_conservativeness=0.0)
+    e.post("stays", 30, max_new_tokens=90)
+    e.step()
+    e.post("ends", 20, max_new_tokens=30)
+    e.step(3)
+    e.post("victim", 21, max_new_tokens=45)
+    e.run()
+    e.expect_output("stays", "ends", "victim")
+    assert e.finished("victim").retraction_count == 1
 
 
 def test_admission_grows_bolder_while_decoding_goes_well(engine: Any) -> None:

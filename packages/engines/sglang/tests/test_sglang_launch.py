@@ -150,8 +150,11 @@ def test_without_sglang_a_server_cannot_be_started(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        (None, "SGLang is not installed"),
-        ("0.5.11", "SGLang 0.5.11 is too old: plugins exist since 0.5.12"),
+        (None, "SGLang is not installed: pip install sglang=={tested}"),
+        (
+            "0.5.11",
+            "SGLang 0.5.11 is too old, plugins exist since 0.5.12: pip install sglang=={tested}",
+        ),
         ("0.5.12.post1", None),
         ("0.5.23", None),
         ("1.0", None),
@@ -168,7 +171,14 @@ def test_usable_names_what_is_wrong(
     monkeypatch.setattr(importlib.metadata, "version", installed)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(launch, "source_folder", lambda: tmp_path)
-    assert launch.check_usable() == reason
+    said = launch.check_usable()
+    if reason is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert said.startswith(reason.format(tested=launch.TESTED_VERSION))
+        assert "README" in said
+    assert launch.untested_version() == (None if version == launch.TESTED_VERSION else version)
 
 
 def test_an_installation_without_torch_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +199,35 @@ def test_the_environment_puts_standins_before_what_is_inherited(
     assert "PYTHONPATH" not in launch.server_env(cpu=True)
 
 
-def test_standins_and_the_cpu_engine_are_for_a_cpu_only() -> None:
-    env = launch.server_env(cpu=False)
-    assert env == {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+def test_standins_and_the_cpu_engine_are_for_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGLANG_PLUGINS", raising=False)
+    assert launch.server_env(cpu=False) == {
+        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python",
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("inherited", "set_to"),
+    [
+        ("", None),
+        (" , ", None),
+        ("theirs", "theirs,scripted"),
+        ("theirs, more", "theirs,more,scripted"),
+        ("theirs, scripted", None),
+    ],
+)
+def test_our_plugin_joins_those_that_the_user_allows(
+    inherited: str, set_to: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLANG_PLUGINS", inherited)
+    assert launch.server_env(cpu=True).get("SGLANG_PLUGINS") == set_to
+
+
+def test_our_plugin_has_the_name_that_is_allowed() -> None:
+    (found,) = importlib.metadata.entry_points(group="sglang.srt.plugins", name=launch.PLUGIN_NAME)
+    assert found.value == "scripted_sglang.entry:attach"
 
 
 def test_each_rank_is_bound_to_a_core(monkeypatch: pytest.MonkeyPatch) -> None:

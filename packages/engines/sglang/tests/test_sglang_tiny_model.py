@@ -30,6 +30,52 @@ def test_a_model_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_the_weights_are_these_on_every_machine(tmp_path: Path) -> None:
+    weights = load_file(write_tiny_model(tmp_path / "m") / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    assert embedding[0, :3].tolist() == pytest.approx([0.03528105, 0.00800314, 0.01957476])
+    scales = {
+        "self_attn.o_proj": 4.0,
+        "mlp.down_proj": 16.0,
+        "self_attn.v_proj": 1.0,
+    }
+    assert embedding.std() == pytest.approx(0.02, rel=0.05)
+    for name, gain in scales.items():
+        value = weights[f"model.layers.1.{name}.weight"]
+        assert value.std() * value.shape[1] ** 0.5 == pytest.approx(gain, rel=0.05)
+    assert (weights["model.layers.0.self_attn.q_norm.weight"] == 1.0).all()
+    assert (weights["model.layers.0.self_attn.k_norm.weight"] == 1.0).all()
+
+
+def test_a_model_that_was_cut_off_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tiny_model, "_tokenizer_config", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_tiny_model(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_a_faster_writer_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    honest = tiny_model._weights
+
+    def while_another_writes(seed: int) -> dict[str, np.ndarray]:
+        monkeypatch.setattr(tiny_model, "_weights", honest)
+        write_tiny_model(folder)
+        return honest(seed)
+
+    monkeypatch.setattr(tiny_model, "_weights", while_another_writes)
+    assert write_tiny_model(folder) == folder
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"context_length": 64}])
 def test_another_model_is_not_overwritten(tmp_path: Path, change: dict[str, int]) -> None:
     folder = write_tiny_model(tmp_path / "m")

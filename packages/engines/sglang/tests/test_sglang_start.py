@@ -1,0 +1,138 @@
+"""From a configuration to a command, without starting anything."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from scripted_core.errors import EngineStartError
+from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
+from scripted_registry import EngineConfig, EngineMode
+from scripted_sglang import launch, server
+from scripted_sglang.environment import ENV_BASE_URL
+from scripted_sglang.plugin import scripted_make_engine, scripted_register_engines
+
+
+@pytest.fixture(autouse=True)
+def argv(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What the command line is made of, in place of an SGLang that writes it."""
+    seen: dict[str, Any] = {}
+
+    def write(kwargs: dict[str, Any], *, host: str, port: int) -> list[str]:
+        seen.update(kwargs)
+        return ["sglang"]
+
+    monkeypatch.setattr(server, "server_argv", write)
+    monkeypatch.setattr(server, "untested_version", lambda: None)
+    yield seen
+
+
+def _launch(**kwargs: Any) -> ServerLaunch:
+    return server.server_launch(
+        EngineConfig(engine="sglang", kwargs=kwargs, mode=EngineMode.SERVER)
+    )
+
+
+def test_the_small_model_is_written_into_the_session(argv: dict[str, Any], tmp_path: Path) -> None:
+    made = _launch(context_length=96)
+    assert argv["model_path"] == f"{SESSION_FOLDER}/tiny-model"
+    assert "context_length" not in argv
+    assert made.prepare is not None
+    made.prepare(tmp_path)
+    assert '"max_position_embeddings": 96' in (tmp_path / "tiny-model/config.json").read_text()
+
+
+def test_a_model_of_ones_own_is_left_to_sglang(argv: dict[str, Any]) -> None:
+    made = _launch(model_path="/some/model", context_length=96)
+    assert (argv["model_path"], argv["context_length"]) == ("/some/model", 96)
+    assert made.prepare is None
+
+
+def test_the_environment_belongs_to_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    made = _launch(device="cpu")
+    assert made.env["TMPDIR"] == SESSION_FOLDER
+    assert made.env[ENV_BASE_URL] == made.base_url
+    assert made.ready_path == "/model_info"
+    assert "TORCHINDUCTOR_CACHE_DIR" not in made.env
+    on_gpu = _launch(device="cuda")
+    assert on_gpu.env["TMPDIR"] == SESSION_FOLDER
+    assert SESSION_FOLDER not in on_gpu.env["TORCHINDUCTOR_CACHE_DIR"]
+
+
+def test_a_free_port_is_taken_and_a_taken_one_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert _launch().port != port
+        with pytest.raises(EngineStartError, match=f"port {port} on 127.0.0.1 is taken") as caught:
+            _launch(port=port)
+    assert caught.value.hint
+    assert _launch(port=port).port == port
+
+
+def test_a_release_that_was_not_tested_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "untested_version", lambda: "0.5.99")
+    with structlog.testing.capture_logs() as logs:
+        _launch()
+    assert logs == [
+        {
+            "event": "SGLang release not tested",
+            "log_level": "warning",
+            "installed": "0.5.99",
+            "tested": launch.TESTED_VERSION,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", None),
+        ("INFO all is well\n", None),
+        (
+            "usage: launch_server\nlaunch_server.py: error: argument --dtype: invalid choice: 'x'",
+            "SGLang says: launch_server.py: error: argument --dtype: invalid choice: 'x'",
+        ),
+        (
+            "ValueError: first\n[2026] Scheduler hit an exception: Traceback\n"
+            "huggingface_hub.errors.HFValidationError: Repo id must be a name\nbye\n",
+            "SGLang says: huggingface_hub.errors.HFValidationError: Repo id must be a name",
+        ),
+        ("SomeWarning: not an error\n", None),
+    ],
+)
+def test_the_last_error_of_a_log_is_the_explanation(log: str, said: str | None) -> None:
+    assert server.explain(log) == said
+
+
+def test_only_load_files_that_our_processes_map_are_left_over() -> None:
+    ours = Path(f"/dev/shm/sglang_loads_{os.getpid()}_test.shm")
+    other = Path(f"/dev/shm/sglang_loads_{os.getpid()}_other.shm")
+    try:
+        other.write_bytes(b"\0" * 4096)
+        ours.write_bytes(b"\0" * 4096)
+        with open(ours, "r+b") as file, mmap.mmap(file.fileno(), 4096):
+            assert server.load_files([os.getpid(), 2**22 + 1]) == {ours}
+        assert server.load_files([os.getpid()]) == set()
+    finally:
+        ours.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
+
+
+def test_the_plugin_makes_only_its_own_engine() -> None:
+    (spec,) = scripted_register_engines()
+    assert (spec.name, spec.modes) == ("sglang", (EngineMode.SERVER,))
+    assert spec.check is not None
+    assert spec.check() == launch.check_usable()
+    foreign = EngineConfig(engine="reference", kwargs={}, mode=EngineMode.SERVER)
+    assert scripted_make_engine(foreign) is None
+    own = EngineConfig(engine="sglang", kwargs={}, mode=EngineMode.SERVER)
+    assert isinstance(scripted_make_engine(own), ServerLaunch)
