@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from scripted_core.sessions.base import make_config
 from scripted_registry import PluginNotFound
 
-_DOCS = Path(__file__).resolve().parents[3] / "docs"
+_ROOT = Path(__file__).resolve().parents[3]
+_DOCS = _ROOT / "docs"
 _BLOCK = re.compile(r"^```python runnable\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ANY_OPENING = re.compile(r"^```[^\n]*runnable", re.MULTILINE)
 _PAGES = ("writing-scripts.md", "adapters.md")
@@ -59,3 +61,30 @@ def test_runnable_blocks_run(page, tmp_path):
     cases = ElementTree.parse(report).iter("testcase")
     ran = {(case.get("classname") or "").split(".")[0] for case in cases}
     assert ran == set(files), "a block has no test in it"
+
+
+def members(source: Path, class_name: str) -> set[str]:
+    """Public names that a protocol declares, read from its source: core imports no hook."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    body = next(
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == class_name
+    )
+    return {
+        node.name if isinstance(node, ast.FunctionDef) else node.target.id
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name))
+    }
+
+
+def test_the_adapter_page_has_exactly_the_members_of_the_protocol():
+    packages = _ROOT / "packages"
+    port = members(packages / "core" / "src" / "scripted_core" / "ports.py", "EnginePort")
+    own = members(packages / "hook" / "src" / "scripted_hook" / "adapter.py", "EngineAdapter")
+    text = (_DOCS / "adapters.md").read_text(encoding="utf-8")
+    part = text.partition("## Member by member")[2].partition("## Registering it")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == port | own

@@ -14,6 +14,9 @@ def session():
 
 
 def script_that_leaks(t):
+    # A request keeps the engine busy: an idle one would find the leak by its own check.
+    t.start_req(prompt_len=1, max_new_tokens=8, ignore_eos=True)
+    yield
     t.scheduler.token_to_kv_pool_allocator.alloc(3)
     yield
     yield
@@ -25,9 +28,8 @@ def script_that_does_nothing(t):
 
 
 def test_a_leak_names_the_pages_and_leaves_the_engine_to_nobody(session):
-    with pytest.raises(LeakDetected, match="page-orphaned") as caught:
+    with pytest.raises(LeakDetected, match=r"page-orphaned.*3 pages have no owner: 2, 3, 4"):
         session.execute_script(script_that_leaks)
-    assert "3 pages have no owner: 1, 2, 3" in str(caught.value)
     assert "LeakDetected" in session.dirty
     with pytest.raises(EngineDirty, match="damaged"):
         session.execute_script(script_that_does_nothing)

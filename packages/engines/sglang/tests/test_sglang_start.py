@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from scripted_sglang.plugin import scripted_make_engine, scripted_register_engin
 
 
 @pytest.fixture(autouse=True)
-def argv(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def argv(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the command line is made of, in place of an SGLang that writes it."""
     seen: dict[str, Any] = {}
 
@@ -30,7 +29,7 @@ def argv(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
     monkeypatch.setattr(server, "server_argv", write)
     monkeypatch.setattr(server, "untested_version", lambda: None)
-    yield seen
+    return seen
 
 
 def _launch(**kwargs: Any) -> ServerLaunch:

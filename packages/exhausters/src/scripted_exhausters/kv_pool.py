@@ -54,8 +54,14 @@ class ScriptedKvPoolExhauster:
             )
         if need > found.available and tree is not None:
             tree.evict(need - found.available, pool=pool)
+        if need > found.available:
+            raise ExhaustError(
+                f"exhaust_kv: {need} pages of pool {pool!r} have to be held, and only "
+                f"{found.available} came free; the prefix tree did not give up what it promised",
+                hint="a node may be locked: wait until the requests that use it have ended",
+            )
         if need:
-            self._held.append((found, found.hold(min(need, found.available))))
+            self._held.append((found, found.hold(need)))
 
     def release(self) -> None:
         """Give every page back; may be called twice."""

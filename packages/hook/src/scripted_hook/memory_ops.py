@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from scripted_core.errors import ConfigError
@@ -26,21 +28,31 @@ class MemoryOperations:
                 if tree is not None and tree.enabled:
                     tree.evict_prefix(prefix)
             case Exhaust(name=name, params=params):
-                if name not in self._exhausters:
-                    spec = get_plugin_manager().exhauster(name)
-                    self._exhausters[name] = spec.factory(self._adapter.scheduler)
-                try:
-                    self._exhausters[name].exhaust(**params)
-                except TypeError as error:
-                    raise ConfigError(
-                        f"exhauster {name!r} does not take {sorted(params)}: {error}",
-                        hint="see its package's README for its parameters",
-                    ) from error
+                self._exhaust(name, params)
             case ReleaseHeld():
                 for exhauster in self._exhausters.values():
                     exhauster.release()
                 self._exhausters.clear()
         self._declare()
+
+    def _exhaust(self, name: str, params: Mapping[str, Any]) -> None:
+        exhauster = self._exhausters.get(name)
+        if exhauster is None:
+            exhauster = get_plugin_manager().exhauster(name).factory(self._adapter.scheduler)
+        try:
+            inspect.signature(exhauster.exhaust).bind(**params)
+        except TypeError as error:
+            raise ConfigError(
+                f"exhauster {name!r} does not take {sorted(params)}: {error}",
+                hint="see its package's README for its parameters",
+            ) from error
+        try:
+            exhauster.exhaust(**params)
+        except BaseException:
+            if name not in self._exhausters:
+                exhauster.release()  # nothing of a first, failed attempt stays held
+            raise
+        self._exhausters[name] = exhauster
 
     @property
     def holds_anything(self) -> bool:

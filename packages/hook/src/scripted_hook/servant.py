@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from scripted_core.errors import HandshakeError
 from scripted_core.logs import get_logger, set_log_context
 from scripted_core.ports import JobOutcome
 from scripted_core.scripts import ScriptLoader
@@ -52,7 +53,11 @@ class WireServant:
             if self._iterations == 2:
                 self._send_ready()
             return None
-        message = self._channel.receive()
+        try:
+            message = self._channel.receive()
+        except HandshakeError as error:  # a stranger's frame must not end the scheduler
+            _log.warning("bad frame passed over", error=str(error))
+            return None
         if message is None:
             return None
         if isinstance(message, RunScript):

@@ -34,7 +34,7 @@ from scripted_core.sessions.lifecycle import (
     new_session_id,
     script_run,
 )
-from scripted_core.sessions.outcome import raise_remote
+from scripted_core.sessions.outcome import damage, raise_remote
 from scripted_core.sessions.server_process import ServerProcess
 from scripted_core.sessions.startup import SilenceWatch, await_http
 from scripted_core.trace import StepTrace
@@ -254,7 +254,11 @@ class ScriptedHttpServer:
             raise
         self._trace = reply.trace
         if isinstance(reply, ScriptFailed):
-            raise_remote(reply)
+            try:
+                raise_remote(reply)
+            except ScriptedError as error:
+                self._dirty = damage(error)
+                raise
         self._digest = reply.event_digest
 
     def _await_reply(

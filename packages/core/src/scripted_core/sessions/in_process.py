@@ -18,7 +18,7 @@ from scripted_core.sessions.lifecycle import (
     new_session_id,
     script_run,
 )
-from scripted_core.sessions.outcome import raise_local
+from scripted_core.sessions.outcome import damage, raise_local
 from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
 from scripted_core.trace import StepTrace
 from scripted_core.wire.messages import PROTOCOL_VERSION, HookReady
@@ -174,6 +174,7 @@ class InProcessSession:
             raise self._stalled(guard, outcome.last_state) from None
         self._trace = outcome.trace
         if outcome.error is not None:
+            self._dirty = damage(outcome.error)
             raise_local(outcome)
 
     def _stalled(self, guard: StallGuard, state: str) -> ScriptStalled:

@@ -8,7 +8,14 @@ from typing import NoReturn
 import pytest
 from _pytest.outcomes import Skipped
 
-from scripted_core.errors import CapabilityMissing, ScriptedError, ScriptFailed, error_from_code
+from scripted_core.errors import (
+    CapabilityMissing,
+    EngineDirty,
+    LeakDetected,
+    ScriptedError,
+    ScriptFailed,
+    error_from_code,
+)
 from scripted_core.ports import JobOutcome
 from scripted_core.wire import messages
 
@@ -20,6 +27,16 @@ class ScriptSkipped(Skipped, unittest.SkipTest):
 def skipped(reason: str) -> ScriptSkipped:
     """The skip for ``reason``."""
     return ScriptSkipped(reason)
+
+
+def damage(error: BaseException) -> str | None:
+    """Why an engine takes no more scripts after ``error``; ``None`` when it is sound.
+
+    A reset brings requests to an end, but it cannot mend an engine whose memory does not add up.
+    """
+    if isinstance(error, (LeakDetected, EngineDirty)):
+        return f"an earlier script left it damaged ({type(error).__name__})"
+    return None
 
 
 class Ended:

@@ -7,7 +7,10 @@ counted along the way, so a page that got lost, or has two owners, shows.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from scripted_reference.memory import IntArray
 from scripted_reference.request import Req
@@ -57,21 +60,27 @@ def pool_claims(scheduler: Scheduler) -> PoolClaims:
     allocator = scheduler.token_to_kv_pool_allocator
     table = scheduler.req_to_token_pool.req_to_token
     tree_slots = scheduler.tree_cache.all_values_flatten()
-    requests: list[RequestClaim] = []
-    for req in owning_requests(scheduler):
+    owners = owning_requests(scheduler)
+    parts: list[IntArray] = []
+    for req in owners:
         row = table[req.req_pool_idx]
-        shared = row[: req.cache_protected_len : page_size]
-        own = row[req.cache_protected_len : req.kv_allocated_len : page_size]
-        if page_size != 1:
-            shared, own = shared // page_size, own // page_size
-        requests.append(RequestClaim(req.rid, own, shared))
+        parts.append(row[req.cache_protected_len : req.kv_allocated_len : page_size])
+        parts.append(row[: req.cache_protected_len : page_size])
+    if page_size != 1 and parts:
+        # One division for all of them: on short arrays the calls cost more than the numbers.
+        ends = list(accumulate(map(len, parts)))
+        pages = np.concatenate(parts) // page_size
+        parts = [pages[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     return PoolClaims(
         first_page=1,
         num_pages=allocator.num_pages,
         free_pages=allocator.free_pages,
         tree_pages=tree_slots if page_size == 1 else tree_slots[::page_size] // page_size,
         held_pages=scheduler.holds.pages(),
-        requests=requests,
+        requests=[
+            RequestClaim(req.rid, own, shared)
+            for req, own, shared in zip(owners, parts[::2], parts[1::2], strict=True)
+        ],
     )
 
 
