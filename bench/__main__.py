@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,6 +41,8 @@ def main(
     except ScriptedError as error:
         notes.print(str(error), markup=False)
         raise typer.Exit(2) from error
+    load, _, _ = os.getloadavg()
+    notes.print(f"load average {load:.1f}" + (": not a quiet machine" if load > 1 else ""))
     measure = _reference if backend is Backend.REFERENCE else _sglang
     results = measure(only, notes)
     if not results:

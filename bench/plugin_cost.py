@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,14 @@ from typing import Final
 RUNS: Final = 15
 _NO_PLUGIN: Final = ("-p", "no:scripted")
 _NO_TESTS_COLLECTED: Final = 5
+_RUN: Final = """
+import sys, time
+start = time.thread_time()
+import pytest
+code = pytest.main(sys.argv[1:])
+print(time.thread_time() - start)
+sys.exit(code)
+"""
 
 
 def plugin_cost() -> list[float]:
@@ -33,15 +40,8 @@ def plugin_cost() -> list[float]:
 
 
 def _cpu_seconds(folder: str, options: tuple[str, ...]) -> float:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    before = _children_cpu_seconds()
-    done = subprocess.run([*command, *options, folder], capture_output=True, cwd=folder)
-    after = _children_cpu_seconds()
+    command = [sys.executable, "-c", _RUN, "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *options, folder], capture_output=True, cwd=folder, text=True)
     if done.returncode != _NO_TESTS_COLLECTED:
-        raise RuntimeError(f"pytest exited with {done.returncode}: {done.stdout.decode()}")
-    return after - before
-
-
-def _children_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+        raise RuntimeError(f"pytest exited with {done.returncode}: {done.stdout}{done.stderr}")
+    return float(done.stdout.splitlines()[-1])

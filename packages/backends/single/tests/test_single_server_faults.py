@@ -159,8 +159,14 @@ def test_a_broken_event_loop_is_reported_and_ctrl_c_leaves_nothing(server_config
     )
     run = subprocess.Popen(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--durations=0"),
-            *("--scripted-backend", server_config.engine, "test_interrupted.py"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"),
+            *(
+                "-rA",
+                "--durations=0",
+                "--scripted-backend",
+                server_config.engine,
+                "test_interrupted.py",
+            ),
         ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -188,7 +194,7 @@ def test_a_broken_event_loop_is_reported_and_ctrl_c_leaves_nothing(server_config
     assert "RuntimeError: a planned failure of the event loop" in output
     assert "in break_the_loop" in output
     assert re.search(r"^ERROR .*test_that_breaks_the_event_loop", output, re.MULTILINE), output
-    found = re.search(r"([\d.]+)s call +.*test_that_breaks_the_event_loop", output)
+    found = re.search(r"([\d.]+)s script +.*test_that_breaks_the_event_loop", output)
     assert found, output
     assert float(found[1]) < _NOTICED_WITHIN_S
 

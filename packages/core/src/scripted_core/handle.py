@@ -21,7 +21,7 @@ class ScriptedReqHandle:
 
     @property
     def req(self) -> Any | None:
-        """The engine's own live request object; ``None`` before arrival and after the end."""
+        """The engine's own object; ``None`` until its scheduler has received it, and after the end."""
         return self.context.find_req_by_rid(self.rid)
 
     @property

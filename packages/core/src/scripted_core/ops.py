@@ -66,7 +66,11 @@ ControlOp = EngineOp | MemoryOp
 
 
 class ControlReceipt:
-    """What became of a posted operation: ``ok`` is ``None`` until the engine has taken it up."""
+    """What became of a posted operation: ``ok`` is ``None`` until that is known.
+
+    After the coming iteration it is known. Only a flush can end with ``False``; for any other operation
+    an engine that sends no replies says ``True`` as soon as it is in the inbox.
+    """
 
     def __init__(self, op: ControlOp) -> None:
         self.op = op

@@ -190,7 +190,7 @@ class EnginePort(Protocol):
         ...
 
     def is_idle(self) -> bool:
-        """No request is waiting or running."""
+        """No request is waiting or running, nor on its way in."""
         ...
 
     def is_fully_idle(self) -> bool:
@@ -254,7 +254,7 @@ class RequestLedger(Protocol):
         ...
 
     def is_submitted(self, rid: str) -> bool:
-        """Whether this script posted it and the engine did not refuse it."""
+        """Whether this script posted it, also when the engine refused it."""
         ...
 
     def live_rids(self) -> Sequence[str]:

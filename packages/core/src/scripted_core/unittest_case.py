@@ -11,8 +11,9 @@ from scripted_core.sessions.base import Session, make_config, start_session
 class ScriptedTestCase(unittest.TestCase):
     """One engine for the class, started from ``ENGINE_KWARGS`` and reached as ``self.server``.
 
-    ``BACKEND`` names the engine (default: ``$SCRIPTED_BACKEND``, or the only one installed); it
-    runs in its preferred mode. An engine that an earlier test left dirty is started anew.
+    ``BACKEND`` names the engine (default: ``$SCRIPTED_BACKEND``, else the embedded one, else the only
+    one installed); it runs in its preferred mode. An engine that an earlier test left dirty is
+    started anew.
     """
 
     ENGINE_KWARGS: ClassVar[dict[str, Any]] = {}

@@ -17,6 +17,7 @@ from scripted_core.sessions.base import make_config
 from scripted_core.sessions.http_server import ScriptedHttpServer
 from scripted_core.sessions.launch import ServerLaunch
 from scripted_core.sessions.processes import group_members, proc_state
+from scripted_core.wire.address import ENV_WIRE
 from scripted_registry import EngineConfig, get_plugin_manager, hookimpl
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
@@ -72,6 +73,8 @@ def test_what_sglang_refuses_comes_in_its_own_words(kwargs: dict[str, Any], word
 class _WithoutOurPlugin:
     """A setting of the engine's that leaves our plugin out."""
 
+    SCRIPTED_API = 1
+
     @hookimpl(tryfirst=True)
     def scripted_make_engine(self, config: EngineConfig) -> ServerLaunch | None:
         if config.engine != "sglang":
@@ -84,7 +87,6 @@ class _WithoutOurPlugin:
 def swallowed() -> Iterator[None]:
     plugins = get_plugin_manager()
     plugin = _WithoutOurPlugin()
-    plugin.SCRIPTED_API = 1  # type: ignore[attr-defined]
     plugins.register(plugin, name="without-our-plugin")
     yield
     plugins.unregister(plugin)
@@ -111,7 +113,7 @@ def server() -> Iterator[ScriptedHttpServer]:
     config = make_config("sglang", {"chunked_prefill_size": 64})
     started = ScriptedHttpServer.from_config(config)
     everybody = group_members(started.main_pid)
-    folder = Path(started.log_path).parent
+    folder = _session_folder(started.main_pid)
     assert len(_load_files() - before) == 1, "SGLang publishes its load elsewhere by now"
     assert any(path.is_socket() for path in folder.glob("tmp*")), "TMPDIR has no effect any more"
     yield started
@@ -123,6 +125,11 @@ def server() -> Iterator[ScriptedHttpServer]:
     assert {pid: s for pid, s in states.items() if s != "gone" and s[0] not in "ZX"} == {}
     assert _load_files() <= before
     assert not folder.exists()
+
+
+def _session_folder(pid: int) -> Path:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return Path(dict(entry.partition("=")[::2] for entry in variables)[ENV_WIRE])
 
 
 def _get(url: str) -> int:
@@ -191,9 +198,6 @@ def test_foreign_requests_wait_for_the_end_of_the_script(
 
 
 def test_health_answers_between_scripts(server: ScriptedHttpServer) -> None:
-    def script(t: Any) -> Any:
-        yield
-
     assert _get(f"{server.base_url}/health") == 200
     server.execute_script(_script_that_idles)
     assert _get(f"{server.base_url}/health") == 200

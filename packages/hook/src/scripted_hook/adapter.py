@@ -1,7 +1,8 @@
 """``EngineAdapter``: all that a new engine writes.
 
-An adapter belongs to one scheduler process. Everything in it is called between two iterations, on
-the scheduler's own thread, so that what it reads is consistent.
+An adapter belongs to one scheduler process. Everything in it is called on the scheduler's own thread,
+and between two iterations, so that what it reads is consistent. Only ``describe_batch`` (when a batch
+goes to the model) and ``declare_held`` (after a memory operation) are called within one.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ class ScriptedTokenizerRecvProxy:
     ) -> Any | None:
         """Wait until a message that fits ``predicate`` is in the buffer, and return it.
 
-        ``cancelled`` is asked whenever ``wake_fd`` has input, and ends the wait with ``None``.
+        ``cancelled`` is asked after each look at the inbox, which input on ``wake_fd`` also brings
+        about, and ends the wait with ``None``.
         Raises ``ReplyTimeout`` that names ``description`` after ``timeout_s`` seconds.
         """
         for message in self._buffer:

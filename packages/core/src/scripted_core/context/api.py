@@ -231,7 +231,7 @@ class ScriptedContext:
 
     @property
     def is_idle(self) -> bool:
-        """No request is waiting or running."""
+        """No request is waiting or running, nor on its way in."""
         return self.engine.is_idle()
 
     @property
@@ -303,7 +303,7 @@ class ScriptedContext:
         return queries.status(self, rid)
 
     def remaining_prompt_tokens(self, rid: str) -> int:
-        """Prompt tokens whose KV is not in the pool yet."""
+        """Prompt tokens without KV yet; 0 until the scheduler has received it, and after the end."""
         return queries.remaining_prompt_tokens(self, rid)
 
     def chunks_done(self, rid: str) -> int:

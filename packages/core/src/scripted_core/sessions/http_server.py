@@ -338,7 +338,8 @@ class ScriptedHttpServer:
     def _died(self, what: str) -> EngineError:
         kind = EngineDied if self._ready is not None else EngineStartError
         log = self._process.log_text()
-        explained = self._launch.explain(log) if self._launch.explain is not None else None
+        starting = self._ready is None and self._launch.explain is not None
+        explained = self._launch.explain(log) if starting else None
         said = f"\n\n{explained}" if explained else ""
         error = kind(
             f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._process.log_tail()}"
