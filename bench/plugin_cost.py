@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-RUNS: Final = 15
+SAMPLES: Final = 5
+PAIRS: Final = 6
 _NO_PLUGIN: Final = ("-p", "no:scripted")
 _NO_TESTS_COLLECTED: Final = 5
 _RUN: Final = """
@@ -22,21 +23,22 @@ sys.exit(code)
 
 
 def plugin_cost() -> list[float]:
-    """Milliseconds of processor time more with the plugin, for each pair of runs over no tests.
+    """Milliseconds of processor time more with the plugin, over a file without tests.
 
-    Such a run is one thread that computes, so that on a quiet machine processor time is wall time; what
-    else the machine does shows in it much less. The runs of a pair follow one another, the one with
-    the plugin first in every other pair.
+    A sample is the difference of the shortest of six runs with it and the shortest of six without,
+    taken in turn. Such a run is one thread that computes: on a quiet machine its processor time is
+    its wall time, and what else a busy one does can only make it longer.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_empty.py").write_text("", encoding="utf-8")
-        orders: list[tuple[tuple[str, ...], ...]] = [((), _NO_PLUGIN), (_NO_PLUGIN, ())]
-        differences = []
-        for run in range(RUNS + 1):
-            seconds = {options: _cpu_seconds(folder, options) for options in orders[run % 2]}
-            differences.append(seconds[()] - seconds[_NO_PLUGIN])
-    # The first pair may have compiled what it imported.
-    return [difference * 1e3 for difference in differences[1:]]
+        for options in ((), _NO_PLUGIN):
+            _cpu_seconds(folder, options)  # compiles what it imports
+        return [_sample(folder) * 1e3 for _ in range(SAMPLES)]
+
+
+def _sample(folder: str) -> float:
+    pairs = [(_cpu_seconds(folder, ()), _cpu_seconds(folder, _NO_PLUGIN)) for _ in range(PAIRS)]
+    return min(with_it for with_it, _ in pairs) - min(without for _, without in pairs)
 
 
 def _cpu_seconds(folder: str, options: tuple[str, ...]) -> float:

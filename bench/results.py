@@ -62,18 +62,10 @@ class Result:
 
 def summarize(name: str, samples: Sequence[float], unit: str, target: Target | None) -> Result:
     """Median and spread of ``samples``; the spread is the distance between the quartiles."""
-    median = statistics.median(samples)
-    return Result(
-        name=name,
-        median=median,
-        spread=_between_quartiles(samples),
-        unit=unit,
-        target=None if target is None else str(target),
-        met=None if target is None else _HOLDS[target.bound](median, target.value),
-    )
+    return _row(name, statistics.median(samples), _between_quartiles(samples), unit, target)
 
 
-def compare(name: str, ours: Sequence[float], theirs: Sequence[float], at: float) -> Result:
+def compare(name: str, ours: Sequence[float], theirs: Sequence[float], at: float | None) -> Result:
     """The median of ``ours`` as a fraction of that of ``theirs``, which has to be at most ``at``.
 
     The spread follows from both spreads, taken as independent.
@@ -81,14 +73,17 @@ def compare(name: str, ours: Sequence[float], theirs: Sequence[float], at: float
     mine, other = statistics.median(ours), statistics.median(theirs)
     relative = (_between_quartiles(ours) / mine) ** 2 + (_between_quartiles(theirs) / other) ** 2
     ratio = mine / other
-    target = at_most(at)
+    return _row(name, ratio, ratio * relative**0.5, "ratio", None if at is None else at_most(at))
+
+
+def _row(name: str, median: float, spread: float, unit: str, target: Target | None) -> Result:
     return Result(
         name=name,
-        median=ratio,
-        spread=ratio * relative**0.5,
-        unit="ratio",
-        target=str(target),
-        met=_HOLDS[target.bound](ratio, target.value),
+        median=median,
+        spread=spread,
+        unit=unit,
+        target=None if target is None else str(target),
+        met=None if target is None else _HOLDS[target.bound](median, target.value),
     )
 
 

@@ -132,14 +132,15 @@ def _peer_rows(theirs: ServerTimes) -> list[Result]:
 
 
 def _comparison(ours: ServerTimes, checked: ServerTimes, theirs: ServerTimes) -> list[Result]:
-    def row(what: str, mine: Sequence[float], other: Sequence[float], at: float) -> Result:
+    def row(what: str, mine: Sequence[float], other: Sequence[float], at: float | None) -> Result:
         return compare(f"sglang: {what}, ours to theirs", mine, other, at)
 
+    # SGLang's harness checks nothing after a step, so the row with the invariants has no target.
     return [
         row("start_req to arrival", ours.arrival, theirs.arrival, 0.5),
         row("reset and no-op script", ours.reset, theirs.reset, 0.25),
         row("decode per yield", ours.decode, theirs.decode, 1.0),
-        row("decode per yield, invariants", checked.decode, theirs.decode, 1.0),
+        row("decode per yield, invariants", checked.decode, theirs.decode, None),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import http.server
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -78,6 +79,10 @@ def main():
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Health)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if HOW == "has_semaphores":  # as with every engine that spawns with multiprocessing
+        global semaphore
+        semaphore = multiprocessing.get_context("spawn").Semaphore()
+        print("semaphore", semaphore._semlock.name, flush=True)
     if HOW == "swallowed":
         print("Skipping plugin scripted (not wanted)", flush=True)
         forever()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import socket
 import sys
 import threading
@@ -380,6 +381,16 @@ def test_what_killed_processes_leave_behind_is_deleted_after_them(start, tmp_pat
     server.shutdown()
     assert not left.exists()
     assert other.exists()
+
+
+def test_semaphores_of_a_killed_engine_are_cleaned_up(start):
+    server = start("has_semaphores", stop_grace_s=0.0)
+    (name,) = re.findall(r"semaphore /(\S+)", server.log_text())
+    file = Path(f"/dev/shm/sem.{name}")
+    assert file.exists()
+    with within(SOON_S):
+        server.shutdown()
+    assert not file.exists()
 
 
 # -- the start -----------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_on_run_batch_records_steps_modes_and_rids(make_engine, run_script):
     assert [record.chunked_rids for record in log] == [("a",), ("a",), (), ()]
     assert [record.extend_rids for record in log] == [("a",)] * 3 + [()]
     assert all(record.rids == ("a",) for record in log)
-    assert [record.step for record in log] == [0, 1, 2, 3]
+    assert [record.step for record in log] == [1, 2, 3, 4]
 
 
 def test_a_batch_outside_a_script_is_not_recorded(make_engine):

@@ -12,6 +12,7 @@ from scripted_registry.errors import (
     PluginConflict,
     PluginContractError,
     PluginError,
+    PluginImportError,
     PluginNotFound,
     ScriptedError,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "PluginConflict",
     "PluginContractError",
     "PluginError",
+    "PluginImportError",
     "PluginNotFound",
     "ProtocolMismatch",
     "ReplyTimeout",

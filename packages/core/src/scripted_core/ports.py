@@ -225,8 +225,11 @@ class EnginePort(Protocol):
         """Post an operation into the inbox; it applies in the coming iteration."""
         ...
 
-    def control_http(self, op: ControlOp) -> ControlReceipt:
-        """Post an operation over the engine's own HTTP API instead."""
+    def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
+        """Post an operation over the engine's own HTTP API instead.
+
+        ``await_arrival`` waits until it is in the inbox, or raises ``ReplyTimeout``.
+        """
         ...
 
 
@@ -255,6 +258,10 @@ class RequestLedger(Protocol):
 
     def is_submitted(self, rid: str) -> bool:
         """Whether this script posted it, also when the engine refused it."""
+        ...
+
+    def prompt_len(self, rid: str) -> int:
+        """Prompt tokens of a request that this script posted; 0 for any other rid."""
         ...
 
     def live_rids(self) -> Sequence[str]:
@@ -299,7 +306,9 @@ class SchedulerHookPort(Protocol):
         """Log a request, post it, and wait for its arrival or refusal."""
         ...
 
-    def post(self, op: ControlOp, *, via_http: bool = False) -> ControlReceipt:
+    def post(
+        self, op: ControlOp, *, via_http: bool = False, await_arrival: bool = True
+    ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
         ...
 

@@ -225,14 +225,16 @@ def test_idle_iterations_are_not_disturbed_by_health_checks(server: ScriptedHttp
 
     thread = threading.Thread(target=ask)
     thread.start()
+    deadline = time.monotonic() + 30
     try:
-        for _ in range(20):
+        # An answer to a health check takes SGLang a second: in that time many scripts run.
+        while len(statuses) < 3 and time.monotonic() < deadline:
             server.execute_script(_script_that_idles)
     finally:
         stop.set()
         thread.join(60)
     assert not thread.is_alive()
-    assert statuses
+    assert len(statuses) >= 3
     assert set(statuses) == {200}
 
 

@@ -106,6 +106,7 @@ def test_a_release_that_was_not_tested_is_recorded(monkeypatch: pytest.MonkeyPat
             "SGLang says: huggingface_hub.errors.HFValidationError: Repo id must be a name",
         ),
         ("SomeWarning: not an error\n", None),
+        ("requests.exceptions.ConnectionError: Max retries exceeded with url: /freeze_gc", None),
     ],
 )
 def test_the_last_error_of_a_log_is_the_explanation(log: str, said: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from scripted_core.requests import ClientStream, ReqSpec
@@ -67,6 +68,19 @@ class Ledger:
         if final is not None:
             return list(final)
         return list(self._live_output_ids(rid) or ())
+
+    def prompt_len(self, rid: str) -> int:
+        """Prompt tokens of a request that this script posted; 0 for any other rid."""
+        spec = self.specs.get(rid)
+        return 0 if spec is None else len(spec.input_ids)
+
+    def wait_for_clients(self, timeout_s: float) -> bool:
+        """Wait until the stream of every posted request has ended; False when the time is up."""
+        deadline = time.monotonic() + timeout_s
+        return all(
+            client.wait_ended(max(0.0, deadline - time.monotonic()))
+            for client in self.clients.values()
+        )
 
     # -- chunks --------------------------------------------------------------------------------
 

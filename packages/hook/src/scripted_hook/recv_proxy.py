@@ -49,6 +49,11 @@ class ScriptedTokenizerRecvProxy:
         return len(self._buffer)
 
     @property
+    def buffered(self) -> tuple[Any, ...]:
+        """What has been read ahead or injected, in order."""
+        return tuple(self._buffer)
+
+    @property
     def parked(self) -> int:
         """Foreign messages that wait for the end of the script."""
         return len(self._parked)

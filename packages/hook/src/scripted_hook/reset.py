@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 MAX_RESET_STEPS = 400
+CLIENTS_TIMEOUT_S = 5.0
 
 
 def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
@@ -41,6 +42,8 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
         yield
         if not engine.is_idle() and steps % 16 == 0:
             engine.control(AbortAll())  # requests that were in flight towards the inbox
+    # A front that still serves a stream of the last script would refuse its rid to the next one.
+    hook.ledger.wait_for_clients(CLIENTS_TIMEOUT_S)
     tree = engine.prefix_tree
     if tree is not None and tree.enabled and any(True for _ in tree.nodes()):
         receipt = engine.control(Flush())

@@ -155,12 +155,16 @@ class ScriptedSchedulerHook:
         if refusal is not None:
             self.finished(spec.rid, refusal, ())
 
-    def post(self, op: ControlOp, *, via_http: bool = False) -> ControlReceipt:
+    def post(
+        self, op: ControlOp, *, via_http: bool = False, await_arrival: bool = True
+    ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
         self._events.add("op", self._step, op)
         if self._recorder is not None:
             self._recorder.on_op(op)
-        return self.adapter.control_http(op) if via_http else self.adapter.control(op)
+        if via_http:
+            return self.adapter.control_http(op, await_arrival=await_arrival)
+        return self.adapter.control(op)
 
     def pollables(self) -> tuple[Any, ...]:
         """Sockets of the test side, for an idle loop that waits for something to do."""
@@ -320,7 +324,7 @@ class ScriptedSchedulerHook:
             facts.extend_rids,
             facts.chunked_rids[0] if facts.chunked_rids else None,
             facts.chunked_rids,
-            self._step,
+            self._step + 1,
         )
         self._ran = True
         self._batch_log.append(record)

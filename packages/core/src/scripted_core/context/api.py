@@ -168,7 +168,9 @@ class ScriptedContext:
                 f"abort: {handle!r} is not a request handle",
                 hint="pass what start_req returned, or t.handle(rid)",
             )
-        return self.hook.post(Abort(rid=handle.rid), via_http=_over_http(self, via))
+        return self.hook.post(
+            Abort(rid=handle.rid), via_http=_over_http(self, via), await_arrival=await_arrival
+        )
 
     def abort_all(
         self, *, via: Literal["inbox", "http"] | ControlVia = ControlVia.INBOX

@@ -29,9 +29,16 @@ def status(context: ScriptedContext, rid: str) -> RequestStatus:
 
 
 def remaining_prompt_tokens(context: ScriptedContext, rid: str) -> int:
-    """Prompt tokens whose KV is not in the pool yet; 0 for a rid that is not live."""
+    """Prompt tokens whose KV is not in the pool yet; 0 for a rid that is unknown or has ended.
+
+    Of a posted request that the engine has not received yet, all of them.
+    """
     view = context.engine.request(rid)
-    return 0 if view is None else max(0, view.prompt_len - view.computed_tokens)
+    if view is not None:
+        return max(0, view.prompt_len - view.computed_tokens)
+    if context.is_finished(rid):
+        return 0
+    return context.hook.ledger.prompt_len(rid)
 
 
 def list_active_reqs(context: ScriptedContext) -> list[Any]:

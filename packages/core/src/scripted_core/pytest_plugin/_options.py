@@ -21,7 +21,7 @@ def add_options(parser: pytest.Parser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="seed of rids and of the engine (default: 0)",
+        help="seed of automatic rids (default: 0)",
     )
     group.addoption(
         "--scripted-trace",
@@ -37,7 +37,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="time limit of one scripted test (default: none; a stall has a limit of its own)",
     )
     parser.addini("scripted_backend", "engines for scripted tests", type="args", default=[])
-    parser.addini("scripted_seed", "seed of rids and of the engine", default="0")
+    parser.addini("scripted_seed", "seed of automatic rids", default="0")
     parser.addini("scripted_trace", "folder for traces of scripted tests", default="")
     parser.addini("scripted_timeout", "time limit of one scripted test in seconds", default="")
 

@@ -17,9 +17,7 @@ from scripted_core.errors import (
     EngineDirty,
     EngineError,
     EngineStartError,
-    HandshakeError,
     PluginContractError,
-    ProtocolMismatch,
     ReplyTimeout,
     ScriptedError,
     ScriptStalled,
@@ -36,11 +34,10 @@ from scripted_core.sessions.lifecycle import (
 )
 from scripted_core.sessions.outcome import damage, raise_remote
 from scripted_core.sessions.server_process import ServerProcess
-from scripted_core.sessions.startup import SilenceWatch, await_http
+from scripted_core.sessions.startup import SilenceWatch, await_http, check_hello
 from scripted_core.trace import StepTrace
 from scripted_core.wire.address import SessionAddress, create_address
 from scripted_core.wire.messages import (
-    PROTOCOL_VERSION,
     HookReady,
     Message,
     OutOfBandError,
@@ -338,8 +335,8 @@ class ScriptedHttpServer:
     def _died(self, what: str) -> EngineError:
         kind = EngineDied if self._ready is not None else EngineStartError
         log = self._process.log_text()
-        starting = self._ready is None and self._launch.explain is not None
-        explained = self._launch.explain(log) if starting else None
+        explain = self._launch.explain if self._ready is None else None
+        explained = explain(log) if explain is not None else None
         said = f"\n\n{explained}" if explained else ""
         error = kind(
             f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._process.log_tail()}"
@@ -375,22 +372,7 @@ class ScriptedHttpServer:
         self._process.note_leftovers()
 
     def _accept(self, ready: HookReady) -> None:
-        if ready.protocol_version != PROTOCOL_VERSION:
-            raise ProtocolMismatch(
-                f"the engine side speaks wire protocol {ready.protocol_version}, "
-                f"this side {PROTOCOL_VERSION}",
-                hint="install the same scripted-core for the tests and for the engine",
-            )
-        if ready.engine != self.config.engine:
-            raise HandshakeError(
-                f"engine {self.config.engine!r} was started, but {ready.engine!r} answered",
-                hint="another adapter is attached to this engine; check SCRIPTED_PLUGINS",
-            )
-        if not ready.hooks_fired:
-            raise HandshakeError(
-                "the engine answered, but none of the hooks in it has fired",
-                hint="its plugin mechanism swallowed ours; its log says why",
-            )
+        check_hello(ready, engine=self.config.engine)
         for name, pid in ready.pids.items():
             self._process.watch.add(pid, name)
         self._ready = ready

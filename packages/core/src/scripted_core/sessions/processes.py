@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -57,6 +58,18 @@ def command_name(pid: int) -> str:
     except OSError:
         return "?"
     return line[:60] or "?"
+
+
+def cleans_up(pid: int) -> bool:
+    """Whether it is Python's resource tracker.
+
+    It ends by itself when those it serves have ended, and deletes what they left behind (named
+    semaphores for one): killing it leaves litter.
+    """
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def proc_state(pid: int) -> str:
@@ -121,9 +134,11 @@ class ProcessWatch:
             waiting -= {fd for fd, _ in poller.poll(left * 1000)}
         return True
 
-    def kill_all(self) -> None:
+    def kill_all(self, *, spare: Collection[int] = ()) -> None:
         """SIGKILL through the pidfds: a pid that was reused is never hit."""
-        for fd in self._fds:
+        for fd, (pid, _) in self._fds.items():
+            if pid in spare:
+                continue
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
 

@@ -15,6 +15,7 @@ from scripted_core.sessions import _child_guard
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_core.sessions.processes import (
     ProcessWatch,
+    cleans_up,
     descendants,
     group_members,
     proc_state,
@@ -22,6 +23,7 @@ from scripted_core.sessions.processes import (
 from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
 
 _LOG_TAIL_BYTES = 6000
+_CLEANER_GRACE_S = 1.0
 
 
 class ServerProcess:
@@ -138,7 +140,10 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL for every process of the engine; returns when all are gone."""
         self._watch_all()
-        self.watch.kill_all()
+        cleaners = {pid for pid in self.watch.pids if cleans_up(pid)}
+        self.watch.kill_all(spare=cleaners)
+        if cleaners:
+            self.watch.wait_all(_CLEANER_GRACE_S)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.watch.wait_all(5.0)

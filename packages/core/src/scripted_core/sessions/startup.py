@@ -6,8 +6,9 @@ import http.client
 import time
 from collections.abc import Callable
 
-from scripted_core.errors import EngineStartError, HandshakeError
+from scripted_core.errors import EngineStartError, HandshakeError, ProtocolMismatch
 from scripted_core.sessions.launch import ServerLaunch
+from scripted_core.wire.messages import PROTOCOL_VERSION, HookReady
 
 _INTERVAL_S = 0.02
 _SILENCE_S = 5.0
@@ -27,6 +28,26 @@ def ask_http(launch: ServerLaunch, *, timeout_s: float = 2.0) -> str | None:
         return f"{type(error).__name__}: {error}"
     finally:
         connection.close()
+
+
+def check_hello(ready: HookReady, *, engine: str) -> None:
+    """Raise ``HandshakeError`` unless ``ready`` comes from our hooks, at work in ``engine``."""
+    if ready.protocol_version != PROTOCOL_VERSION:
+        raise ProtocolMismatch(
+            f"the engine side speaks wire protocol {ready.protocol_version}, "
+            f"this side {PROTOCOL_VERSION}",
+            hint="install the same scripted-core for the tests and for the engine",
+        )
+    if ready.engine != engine:
+        raise HandshakeError(
+            f"engine {engine!r} was started, but {ready.engine!r} answered",
+            hint="another adapter is attached to this engine; check SCRIPTED_PLUGINS",
+        )
+    if not ready.hooks_fired:
+        raise HandshakeError(
+            "the engine answered, but none of the hooks in it has fired",
+            hint="its plugin mechanism swallowed ours; its log says why",
+        )
 
 
 class SilenceWatch:

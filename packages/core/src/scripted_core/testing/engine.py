@@ -216,7 +216,7 @@ class FakeEngine:
         self._inbox.append((op, receipt))
         return receipt
 
-    def control_http(self, op: ControlOp) -> ControlReceipt:
+    def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
         """The same: a fake has no HTTP front."""
         return self.control(op)
 

@@ -163,7 +163,7 @@ class ReferenceAdapter:
         inbox.append(messages.CallReq(lambda _: receipt.settle(True)))
         return receipt
 
-    def control_http(self, op: ControlOp) -> ControlReceipt:
+    def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
         """There is no HTTP front in this process."""
         raise CapabilityMissing(f"{op}: an in-process engine has no HTTP front")
 

@@ -24,6 +24,25 @@ def as_array(tensor: Any) -> IntArray:
     return np.asarray(tensor.detach().cpu().numpy(), dtype=np.int64)
 
 
+def rank_names(scheduler: Any) -> list[str]:
+    """Such as ``pp1`` and ``tp0``, of what there is more than one.
+
+    Kept in SGLang's runtime context, earlier in the scheduler.
+    """
+    try:
+        from sglang.srt.runtime_context import get_parallel
+    except ImportError:
+        holder = scheduler
+    else:
+        holder = get_parallel()
+    found = []
+    for name in ("dp", "pp", "tp"):
+        rank, size = getattr(holder, f"{name}_rank", None), getattr(holder, f"{name}_size", None)
+        if rank is not None and size is not None and size > 1:
+            found.append(f"{name}{rank}")
+    return found
+
+
 # -- requests ------------------------------------------------------------------------------------
 
 

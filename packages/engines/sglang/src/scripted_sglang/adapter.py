@@ -70,6 +70,7 @@ class SglangAdapter:
         self.held_rows = 0
         self.fired: dict[str, None] = {}
         self._events: EngineEvents | None = None
+        self._front_closed = False
         self._pending_flushes: list[ControlReceipt] = []
         self._belonging = Belonging()
         self.proxy: ScriptedTokenizerRecvProxy | None = None
@@ -176,8 +177,11 @@ class SglangAdapter:
             case Evict() | Exhaust() | ReleaseHeld():
                 return RankOp(op)
 
-    def control_http(self, op: ControlOp) -> ControlReceipt:
-        """Send an operation over SGLang's HTTP API and wait until it is in the inbox."""
+    def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
+        """Send an operation over SGLang's HTTP API, and wait until it is in the inbox.
+
+        An HTTP pause also closes SGLang's front to new requests, until an HTTP continue.
+        """
         assert self.proxy is not None, "only the driver rank posts"
         assert self.poster is not None, "the driver rank has an HTTP thread"
         if isinstance(op, (Evict, Exhaust, ReleaseHeld)):
@@ -193,8 +197,12 @@ class SglangAdapter:
         elif isinstance(op, Continue):
             body = {"torch_empty_cache": op.torch_empty_cache}
         receipt = ControlReceipt(op)
+        if isinstance(op, (Pause, Continue)):
+            self._front_closed = isinstance(op, Pause)
         self._belonging.expected_types.add(message_type)
         self.poster.post(self._base_url + path, body)
+        if not await_arrival:
+            return receipt
         try:
             self.proxy.wait_until_arrived(
                 lambda message: type(message).__name__ == message_type,
@@ -232,13 +240,14 @@ class SglangAdapter:
         """Whether a pause is in force."""
         return bool(self.scheduler._engine_paused)
 
-    def _incoming(self) -> int:
-        pending = len(self.proxy) if self.proxy is not None else 0
-        return pending + len(self.scheduler._deferred_input_requests)
+    def _incoming(self) -> tuple[Any, ...]:
+        """Messages that are in the inbox and not taken up yet."""
+        ahead = self.proxy.buffered if self.proxy is not None else ()
+        return (*ahead, *self.scheduler._deferred_input_requests)
 
     def is_idle(self) -> bool:
         """No request is waiting or running, nor on its way in."""
-        return not self._incoming() and not self.state.live()
+        return not self.state.live() and not any(map(_compat.rids_in, self._incoming()))
 
     def is_fully_idle(self) -> bool:
         """SGLang's own word for it, with an empty inbox."""
@@ -300,7 +309,12 @@ class SglangAdapter:
             self.proxy.hold()
 
     def end_hold(self) -> None:
-        """Let in what others have sent meanwhile."""
+        """Let in what others have sent meanwhile, through a front that is open again."""
+        self._belonging.expected_types.clear()
+        if self._front_closed and self.poster is not None:
+            self._front_closed = False
+            reply = self.poster.post(self._base_url + "/continue_generation", {})
+            reply.result(timeout=ARRIVAL_TIMEOUT_S)
         if self.proxy is not None:
             self.proxy.release()
 
@@ -317,6 +331,7 @@ class SglangAdapter:
 
     def close(self) -> None:
         """Let go of the HTTP thread."""
-        if self.poster is not None:
-            self.poster.close()
+        poster, self.poster = self.poster, None
+        if poster is not None:
+            poster.close()
             self._client.close()

@@ -178,5 +178,4 @@ def register(address: SessionAddress) -> None:
 
 
 def _rank_name(scheduler: Any) -> str:
-    ranks = ((name, getattr(scheduler, f"{name}_rank", None)) for name in ("dp", "pp", "tp"))
-    return "scheduler " + " ".join(f"{name}{rank}" for name, rank in ranks if rank is not None)
+    return " ".join(["scheduler", *_compat.rank_names(scheduler)])

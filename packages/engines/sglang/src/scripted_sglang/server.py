@@ -33,6 +33,9 @@ _TINY_CONTEXT_LENGTH: Final = 1024
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
+# Its front calls itself a moment before its port is open, and goes on when that fails.
+_HARMLESS: Final = "/freeze_gc"
+
 
 def server_launch(config: EngineConfig) -> ServerLaunch:
     """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
@@ -98,7 +101,7 @@ def load_files(pids: Iterable[int]) -> set[Path]:
 
 def explain(log: str) -> str | None:
     """SGLang's own last error message in a log, if there is one."""
-    found = _FAILURE.findall(log)
+    found = [line for line in _FAILURE.findall(log) if _HARMLESS not in line]
     return f"SGLang says: {found[-1].strip()}" if found else None
 
 
