@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from scripted_core.errors import CapabilityMissing, ScriptedError
+from scripted_registry.ci.scan import CiRegistrationError
 
 _PAGE = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
 _ROW = re.compile(r"^\| `(\w+)` \| `([\w-]+)` \| (.+) \| (.+) \|$", re.MULTILINE)
 _BRANCH = re.compile(r"^([│├└─ ]*)(\w+)(?: +→ (.*))?$")
 _VIOLATION = re.compile(r'code="([a-z-]+)"|^\s*\("((?:row|page)-[a-z-]+)",', re.MULTILINE)
+
+
+assert issubclass(CiRegistrationError, ScriptedError)  # imported: the tree is complete only then
 
 
 def tree(root: type[ScriptedError]) -> set[type[ScriptedError]]:

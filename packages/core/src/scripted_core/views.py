@@ -77,8 +77,8 @@ class RequestView(msgspec.Struct, frozen=True):
 class ScriptedBatchRecord(msgspec.Struct, frozen=True):
     """One batch as it was handed to the model; the batch log is a list of these.
 
-    ``forward_iter`` counts forwards from 1 within a script; ``step`` is the script's ``step_index``
-    while the batch ran, so a batch of its first iteration has 0;
+    ``forward_iter`` counts forwards from 1 within a script; ``step`` is the script's iteration in
+    which the batch ran, from 1;
     ``rids`` are all requests of the batch, ``extend_rids`` those that prefill in it, and
     ``chunked_rids`` those of them whose prompt is not complete after it. ``chunked_rid`` is the
     convenience for engines that have at most one.

@@ -21,7 +21,7 @@ from scripted_core.wire.address import ENV_WIRE
 from scripted_registry import EngineConfig, get_plugin_manager, hookimpl
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
-from scripted_sglang.server import server_launch
+from scripted_sglang.server import load_files, server_launch
 
 register_cpu_ci(est_time=110, stage="sglang", runner_config="cpu")
 
@@ -35,10 +35,6 @@ _START_TIMEOUT_S = 300.0
 
 def _start(**kwargs: Any) -> ScriptedHttpServer:
     return ScriptedHttpServer.start(backend="sglang", **kwargs)
-
-
-def _load_files() -> set[Path]:
-    return set(Path("/dev/shm").glob("sglang_loads_*"))
 
 
 # -- refused -------------------------------------------------------------------------------------
@@ -94,14 +90,12 @@ def swallowed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("swallowed")
 def test_a_server_without_our_hooks_is_told_apart_soon() -> None:
-    before = _load_files()
     begun = time.monotonic()
     with pytest.raises(HandshakeError, match="our plugin was swallowed") as caught:
         _start()
     assert time.monotonic() - begun < _START_TIMEOUT_S / 2
     assert "log tail" in str(caught.value)
     assert caught.value.hint
-    assert _load_files() <= before
 
 
 # -- beside scripts ------------------------------------------------------------------------------
@@ -109,12 +103,12 @@ def test_a_server_without_our_hooks_is_told_apart_soon() -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedHttpServer]:
-    before = _load_files()
     config = make_config("sglang", {"chunked_prefill_size": 64})
     started = ScriptedHttpServer.from_config(config)
     everybody = group_members(started.main_pid)
     folder = _session_folder(started.main_pid)
-    assert len(_load_files() - before) == 1, "SGLang publishes its load elsewhere by now"
+    published = load_files(everybody)
+    assert len(published) == 1, "SGLang publishes its load elsewhere by now"
     assert any(path.is_socket() for path in folder.glob("tmp*")), "TMPDIR has no effect any more"
     yield started
     assert started.dirty is None
@@ -123,7 +117,7 @@ def server() -> Iterator[ScriptedHttpServer]:
     assert time.monotonic() - begun < 5
     states = {pid: proc_state(pid) for pid in everybody}
     assert {pid: s for pid, s in states.items() if s != "gone" and s[0] not in "ZX"} == {}
-    assert _load_files() <= before
+    assert not any(path.exists() for path in published)
     assert not folder.exists()
 
 

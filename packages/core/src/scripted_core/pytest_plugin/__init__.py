@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from scripted_core.pytest_plugin._options import add_options, register_markers
+from scripted_core.pytest_plugin._options import add_options, check_options, register_markers
 
 __all__: list[str] = []
 
 _runtime_key: pytest.StashKey[Any] = pytest.StashKey()
+_FIXTURES = frozenset({"scripted_backend", "scripted_session"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +34,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers."""
+    """Markers; ``UsageError`` for an option that cannot be used."""
     register_markers(config)
+    check_options(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,7 +49,11 @@ def pytest_pycollect_makeitem(
     parametrization, ``-k``, ``--collect-only`` and classes as they are for any test.
     """
     function = obj.__func__ if isinstance(obj, (staticmethod, classmethod)) else obj
-    if not inspect.isgeneratorfunction(function) or not collector.funcnamefilter(name):
+    if not inspect.isfunction(function) or not collector.funcnamefilter(name):
+        return None
+    if not inspect.isgeneratorfunction(function):
+        if not _FIXTURES.isdisjoint(function.__code__.co_varnames):
+            _ensure_runtime(collector.config)  # a plain test that drives the engine by itself
         return None
     if not _is_scripted(collector, function):
         return None
@@ -84,24 +90,25 @@ def _ensure_runtime(config: pytest.Config) -> Any:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a scripted item."""
     runtime = pyfuncitem.config.stash.get(_runtime_key, None)
-    if runtime is None or not inspect.isgeneratorfunction(pyfuncitem.obj):
+    if runtime is None or not runtime.is_scripted(pyfuncitem):
         return None
     runtime.run(pyfuncitem)
     return True
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn errors of the harness or the engine into ERROR; only expectations FAIL."""
     report = yield
     runtime = item.config.stash.get(_runtime_key, None)
-    if call.excinfo is not None and call.when == "call" and report.failed:
+    is_scripted = runtime is not None and runtime.is_scripted(item)
+    if call.excinfo is not None and report.failed:
         from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
 
-        as_error_if_not_an_expectation(report, call.excinfo, item)
-    if runtime is not None and call.when == "call":
+        as_error_if_not_an_expectation(report, call.excinfo, item, is_scripted=is_scripted)
+    if is_scripted and call.when == "call":
         runtime.add_sections(item, report)
     return report
 

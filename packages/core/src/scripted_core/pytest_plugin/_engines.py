@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -21,8 +22,13 @@ class EnginePool:
         self._config = config
         self._sessions: dict[tuple[EngineConfig, float | None], Session] = {}
 
-    def get(self, config: EngineConfig, *, stall_timeout_s: float | None) -> Session:
-        """A sound session for ``config``; a dirty one is replaced by a fresh one."""
+    def get(
+        self, config: EngineConfig, *, stall_timeout_s: float | None, item: pytest.Item
+    ) -> Session:
+        """A sound session for ``config``; a dirty one is replaced by a fresh one.
+
+        The conftest files that ``item`` sees are told before a start.
+        """
         key = (config, stall_timeout_s)
         session = self._sessions.pop(key, None)
         if session is not None and session.dirty is not None:
@@ -30,7 +36,7 @@ class EnginePool:
             session = None
         if session is None:
             self._make_room(config.mode)
-            self._config.hook.pytest_scripted_configure_engine(
+            item.ihook.pytest_scripted_configure_engine(
                 config=self._config, engine_config=config
             )
             session = start_session(config, stall_timeout_s=stall_timeout_s)
@@ -52,6 +58,7 @@ class EnginePool:
             self._sessions.pop(key).shutdown()
 
     def close(self) -> None:
-        """Stop every engine."""
-        while self._sessions:
-            self._sessions.popitem()[1].shutdown()
+        """Stop every engine, also after one that would not stop; the first error is raised."""
+        with contextlib.ExitStack() as stack:
+            while self._sessions:
+                stack.callback(self._sessions.popitem()[1].shutdown)

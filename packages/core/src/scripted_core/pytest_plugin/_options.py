@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 
 
@@ -68,15 +71,51 @@ def backends(config: pytest.Config) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def number(config: pytest.Config, name: str, kind: type[int] | type[float]) -> float | None:
-    """A numeric option; ``UsageError`` that names it when it is none or negative."""
-    text = option(config, name)
+def seed(config: pytest.Config) -> int:
+    """The seed; ``UsageError`` when it is no whole number of at least 0."""
+    text = option(config, "scripted_seed") or "0"
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise pytest.UsageError(f"scripted_seed={text!r} is not a whole number of at least 0")
+    return value
+
+
+def timeout_s(config: pytest.Config) -> float | None:
+    """The time limit of one test in seconds; ``UsageError`` when it is no positive number."""
+    text = option(config, "scripted_timeout")
     if text is None:
         return None
     try:
-        value = kind(text)
+        value = float(text)
     except ValueError:
-        raise pytest.UsageError(f"{name}={text!r} is not a number") from None
-    if value < 0:
-        raise pytest.UsageError(f"{name}={text!r} is negative")
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise pytest.UsageError(f"scripted_timeout={text!r} is not a positive number of seconds")
     return value
+
+
+def trace_folder(config: pytest.Config) -> Path | None:
+    """Where traces go, as an absolute path: a test may change the working directory.
+
+    A relative path of the command line is relative to where pytest was called, one of the ini file
+    to the root directory. ``UsageError`` when it is there and is no folder.
+    """
+    given = config.getoption("scripted_trace")
+    base = config.rootpath if given is None else config.invocation_params.dir
+    text = option(config, "scripted_trace")
+    if not text:
+        return None
+    folder = base / text
+    if folder.exists() and not folder.is_dir():
+        raise pytest.UsageError(f"scripted_trace={text!r} is not a folder")
+    return folder
+
+
+def check_options(config: pytest.Config) -> None:
+    """``UsageError`` for an option or an ini value that cannot be used."""
+    seed(config)
+    timeout_s(config)
+    trace_folder(config)

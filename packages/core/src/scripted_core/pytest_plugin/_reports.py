@@ -8,7 +8,11 @@ from scripted_core.errors import ScriptedError
 
 
 def as_error_if_not_an_expectation(
-    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item
+    report: pytest.TestReport,
+    excinfo: pytest.ExceptionInfo[BaseException],
+    item: pytest.Item,
+    *,
+    is_scripted: bool,
 ) -> None:
     """Mark the report of a call that broke for another reason than a failed expectation.
 
@@ -18,10 +22,19 @@ def as_error_if_not_an_expectation(
     of the harness would only hide it.
     """
     error = excinfo.value
-    if not isinstance(error, ScriptedError):
-        return
-    if not any(entry.path == item.path for entry in excinfo.traceback):
+    if isinstance(error, ScriptedError) and not _passes_through(excinfo, item):
         report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"
-    if not isinstance(error, AssertionError):
-        report.when = "script"  # type: ignore[assignment]
-        report.scripted_error = True  # type: ignore[attr-defined]
+    # Whatever else a script raises arrives as ScriptFailed, or is an outcome of pytest's own.
+    ours = isinstance(error, Exception) if is_scripted else isinstance(error, ScriptedError)
+    if ours and report.when == "call" and not isinstance(error, AssertionError):
+        mark_as_error(report)
+
+
+def mark_as_error(report: pytest.TestReport) -> None:
+    """Let a failed report of the call phase count as an error."""
+    report.when = "script"  # type: ignore[assignment]
+    report.scripted_error = True  # type: ignore[attr-defined]
+
+
+def _passes_through(excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
+    return any(entry.path == item.path for entry in excinfo.traceback)

@@ -39,16 +39,13 @@ class ScriptedRuntime:
         self._config = config
         try:
             self._installed = ", ".join(sorted(get_plugin_manager().engines())) or "none"
-        except (
-            ScriptedError
-        ) as error:  # a broken plugin is the user's to mend, and no crash of ours
+        except ScriptedError as error:  # a broken plugin is the user's to mend, no crash of ours
             raise pytest.Collector.CollectError(str(error)) from None
         self._engines = EnginePool(config)
         self._backends = _options.backends(config)
-        self._seed = int(_options.number(config, "scripted_seed", int) or 0)
-        self._timeout_s = _options.number(config, "scripted_timeout", float)
-        trace = _options.option(config, "scripted_trace")
-        self._trace_dir = Path(trace) if trace else None
+        self._seed = _options.seed(config)
+        self._timeout_s = _options.timeout_s(config)
+        self._trace_dir = _options.trace_folder(config)
 
     # -- fixtures ------------------------------------------------------------------------------
 
@@ -66,9 +63,12 @@ class ScriptedRuntime:
     ) -> Session:
         """The running engine of this test."""
         item = request.node
+        if is_scripted(item):
+            check_signature(item)
         session = self._engines.get(
             self._engine_config(item, scripted_backend),
             stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
+            item=item,
         )
         item.stash[_session_key] = session
         reason = self._skip_reason(item, session)
