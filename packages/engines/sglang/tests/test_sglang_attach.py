@@ -14,7 +14,7 @@ from scripted_core.wire.address import ENV_ENGINE, ENV_TOKEN, ENV_WIRE
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
 
-register_cpu_ci(est_time=25, stage="sglang", runner_config="cpu")
+register_cpu_ci(est_time=25, stage="single-sglang", runner_config="cpu")
 
 _SESSION = (ENV_WIRE, ENV_TOKEN, ENV_ENGINE)
 _NEEDS_SGLANG = pytest.mark.skipif(

@@ -23,7 +23,7 @@ from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
 from scripted_sglang.server import load_files, server_launch
 
-register_cpu_ci(est_time=110, stage="sglang", runner_config="cpu")
+register_cpu_ci(est_time=110, stage="single-sglang", runner_config="cpu")
 
 pytestmark = pytest.mark.skipif(
     launch.check_usable() is not None,

@@ -52,7 +52,7 @@ def pytest_pycollect_makeitem(
     if not inspect.isfunction(function) or not collector.funcnamefilter(name):
         return None
     if not inspect.isgeneratorfunction(function):
-        if not _FIXTURES.isdisjoint(function.__code__.co_varnames):
+        if _is_marked(function) or not _FIXTURES.isdisjoint(function.__code__.co_varnames):
             _ensure_runtime(collector.config)  # a plain test that drives the engine by itself
         return None
     if not _is_scripted(collector, function):
@@ -68,10 +68,11 @@ def pytest_pycollect_makeitem(
 def _is_scripted(collector: pytest.Module | pytest.Class, function: Any) -> bool:
     if "t" in inspect.signature(function).parameters:
         return True
-    marks = list(getattr(function, "pytestmark", []))
-    return any(mark.name == "scripted" for mark in marks) or any(
-        True for _ in collector.iter_markers("scripted")
-    )
+    return _is_marked(function) or collector.get_closest_marker("scripted") is not None
+
+
+def _is_marked(function: Any) -> bool:
+    return any(mark.name == "scripted" for mark in getattr(function, "pytestmark", ()))
 
 
 def _ensure_runtime(config: pytest.Config) -> Any:
@@ -108,6 +109,10 @@ def pytest_runtest_makereport(
         from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
 
         as_error_if_not_an_expectation(report, call.excinfo, item, is_scripted=is_scripted)
+    if call.excinfo is not None and report.skipped and is_scripted:
+        from scripted_core.pytest_plugin._reports import locate_skip
+
+        locate_skip(report, call.excinfo, item)
     if is_scripted and call.when == "call":
         runtime.add_sections(item, report)
     return report

@@ -36,9 +36,7 @@ class EnginePool:
             session = None
         if session is None:
             self._make_room(config.mode)
-            item.ihook.pytest_scripted_configure_engine(
-                config=self._config, engine_config=config
-            )
+            item.ihook.pytest_scripted_configure_engine(config=self._config, engine_config=config)
             session = start_session(config, stall_timeout_s=stall_timeout_s)
         self._sessions[key] = session
         return session

@@ -36,5 +36,14 @@ def mark_as_error(report: pytest.TestReport) -> None:
     report.scripted_error = True  # type: ignore[attr-defined]
 
 
+def locate_skip(
+    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item
+) -> None:
+    """Let a skip that was not raised in the test file be shown at the test, not in the harness."""
+    if isinstance(report.longrepr, tuple) and not _passes_through(excinfo, item):
+        path, line, _ = item.reportinfo()
+        report.longrepr = (str(path), (line or 0) + 1, report.longrepr[2])
+
+
 def _passes_through(excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
     return any(entry.path == item.path for entry in excinfo.traceback)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from pathlib import Path
@@ -15,11 +16,13 @@ from scripted_core.capabilities import Capability
 from scripted_core.errors import ConfigError, ScriptedError
 from scripted_core.pytest_plugin import _options
 from scripted_core.pytest_plugin._engines import EnginePool
+from scripted_core.pytest_plugin._reports import mark_as_error
 from scripted_core.sessions.base import Session, make_config
 from scripted_core.sessions.lifecycle import script_run
 from scripted_core.sessions.outcome import skipped
 
 _OPTION_NAMES = ("check_invariants", "timeout_s", "stall_timeout_s")
+_MAX_FILE_NAME_BYTES = 200
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 
 
@@ -63,8 +66,8 @@ class ScriptedRuntime:
     ) -> Session:
         """The running engine of this test."""
         item = request.node
-        if is_scripted(item):
-            check_signature(item)
+        if self.is_scripted(item):
+            _check_signature(item)
         session = self._engines.get(
             self._engine_config(item, scripted_backend),
             stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
@@ -84,22 +87,29 @@ class ScriptedRuntime:
     # -- collection ----------------------------------------------------------------------------
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Every scripted test on each of several engines."""
-        if len(self._backends) > 1 and "scripted_backend" in metafunc.fixturenames:
+        """Every scripted test on each of several engines, unless it names its own."""
+        if len(self._backends) < 2 or "scripted_backend" not in metafunc.fixturenames:
+            return
+        marks = metafunc.definition.iter_markers("parametrize")
+        if not any("scripted_backend" in str(mark.args[:1]) for mark in marks):
             metafunc.parametrize("scripted_backend", self._backends, indirect=True)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Bring tests of the same server configuration together: a start costs many seconds."""
-        order: dict[EngineConfig, int] = {}
-        keys: list[int] = []
-        for item in items:
-            config = self._server_config(item)
-            keys.append(-1 if config is None else order.setdefault(config, len(order)))
-        items[:] = [item for _, item in sorted(zip(keys, items, strict=True), key=lambda p: p[0])]
+        """Bring tests of the same server together, where its first is: a start costs many seconds.
 
-    def _server_config(self, item: pytest.Item) -> EngineConfig | None:
-        if not is_scripted(item):
+        All others stay where they are among each other.
+        """
+        first_at: dict[tuple[EngineConfig, object], int] = {}
+        places: list[int] = []
+        for place, item in enumerate(items):
+            server = self._server_of(item)
+            places.append(place if server is None else first_at.setdefault(server, place))
+        ordered = sorted(zip(places, items, strict=True), key=lambda pair: pair[0])
+        items[:] = [item for _, item in ordered]
+
+    def _server_of(self, item: pytest.Item) -> tuple[EngineConfig, object] | None:
+        if "scripted_session" not in getattr(item, "fixturenames", ()):
             return None
         callspec = getattr(item, "callspec", None)
         backend = callspec.params.get("scripted_backend") if callspec is not None else None
@@ -107,9 +117,10 @@ class ScriptedRuntime:
             backend = self._backends[0]
         try:
             config = self._engine_config(item, backend)
-        except (ScriptedError, pytest.UsageError):
+            stall_timeout_s = self._script_options(item).get("stall_timeout_s")
+        except ScriptedError:
             return None  # the test itself will say so
-        return config if config.mode is EngineMode.SERVER else None
+        return (config, stall_timeout_s) if config.mode is EngineMode.SERVER else None
 
     # -- configuration -------------------------------------------------------------------------
 
@@ -130,14 +141,27 @@ class ScriptedRuntime:
             unknown = [name for name in mark.kwargs if name not in _OPTION_NAMES]
             if unknown or mark.args:
                 raise ConfigError(
-                    f"@pytest.mark.scripted_options does not take {unknown or mark.args}",
+                    "@pytest.mark.scripted_options does not take "
+                    + ", ".join(unknown or map(repr, mark.args)),
                     hint=f"it takes {', '.join(_OPTION_NAMES)}",
                 )
             chosen.update(mark.kwargs)
+        for name in ("timeout_s", "stall_timeout_s"):
+            value = chosen.get(name)
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise ConfigError(
+                    f"@pytest.mark.scripted_options({name}={value!r}) is no length of time",
+                    hint="give a positive number of seconds, or None for the default",
+                )
         return chosen
 
     def _skip_reason(self, item: pytest.Item, session: Session) -> str | None:
         for mark in item.iter_markers("scripted_requires"):
+            if mark.kwargs:
+                raise ConfigError(
+                    f"@pytest.mark.scripted_requires does not take {', '.join(mark.kwargs)}",
+                    hint='capabilities go by position: @pytest.mark.scripted_requires("retract")',
+                )
             for name in mark.args:
                 try:
                     needed = Capability(name)
@@ -157,9 +181,7 @@ class ScriptedRuntime:
 
     def run(self, item: pytest.Function) -> None:
         """Execute the item's script in the engine that its fixtures brought."""
-        session = item.stash.get(_session_key, None)
-        if session is None:
-            session = item._request.getfixturevalue("scripted_session")
+        session: Session = item.funcargs["scripted_session"]
         function = item.obj
         names = [name for name in inspect.signature(function).parameters if name != "t"]
         kwargs = {name: item.funcargs[name] for name in names if name in item.funcargs}
@@ -184,21 +206,40 @@ class ScriptedRuntime:
 
     def _write_trace(self, item: pytest.Item, session: Session, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^\w.\-\[\]]+", "_", item.nodeid)
-        lines = (msgspec.json.encode(step) for step in session.last_trace)
-        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        lines = (msgspec.json.encode(step) + b"\n" for step in session.last_trace)
+        (folder / _trace_name(item)).write_bytes(b"".join(lines))
 
     def add_sections(self, item: pytest.Function, report: pytest.TestReport) -> None:
-        """Where the trace of a failed test is, and what plugins have to say about it."""
-        session = item.stash.get(_session_key, None)
-        if session is not None and is_scripted(item):
-            run = script_run(item.obj, session_id=item.nodeid, config=session.config)
-            report.sections.extend(get_plugin_manager().report_sections(run))
-        if report.failed and self._trace_dir is not None and is_scripted(item):
-            report.sections.append(("scripted trace", f"written to {self._trace_dir}"))
+        """Where the trace of a failed test is, and what plugins have to say about it.
 
+        A plugin that fails at it makes the test an error, and not the whole run.
+        """
+        session = item.stash.get(_session_key, None)
+        if session is None:
+            return
+        if report.failed and self._trace_dir is not None:
+            path = self._trace_dir / _trace_name(item)
+            report.sections.append(("scripted trace", f"written to {path}"))
+        run = script_run(item.obj, session_id=item.nodeid, config=session.config)
+        try:
+            report.sections.extend(get_plugin_manager().report_sections(run))
+        except Exception as error:
+            text = f"scripted_report_sections failed: {type(error).__name__}: {error}"
+            if report.passed:
+                report.outcome, report.longrepr = "failed", text
+                mark_as_error(report)
+            else:
+                report.sections.append(("scripted plugins", text))
+
+    def is_scripted(self, item: pytest.Item) -> bool:
+        """Whether ``item`` is a script of ours, and not a generator that another plugin runs."""
+        return "scripted_session" in getattr(
+            item, "fixturenames", ()
+        ) and inspect.isgeneratorfunction(getattr(item, "obj", None))
+
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Stop every engine, also after Ctrl-C."""
+        """Stop every engine, also after Ctrl-C; pytest has ended the fixtures before."""
         self._engines.close()
 
     def pytest_report_collectionfinish(self) -> str:
@@ -206,6 +247,20 @@ class ScriptedRuntime:
         return f"scripted: engines installed: {self._installed}"
 
 
-def is_scripted(item: pytest.Item) -> bool:
-    """Whether an item is a script of ours."""
-    return inspect.isgeneratorfunction(getattr(item, "obj", None))
+def _check_signature(item: pytest.Function) -> None:
+    names = list(inspect.signature(item.obj).parameters)
+    if names[:1] != ["t"]:
+        raise ConfigError(
+            f"the script {item.name} takes ({', '.join(names)}): its first parameter has to be t",
+            hint=f"def {item.originalname}({', '.join(['t', *(n for n in names if n != 't')])})",
+        )
+
+
+def _trace_name(item: pytest.Item) -> str:
+    """The node id as a file name; one that is too long for that ends in a hash of it."""
+    name = re.sub(r"[^\w.\-\[\]]+", "_", item.nodeid)
+    encoded = name.encode()
+    if len(encoded) > _MAX_FILE_NAME_BYTES:
+        digest = hashlib.blake2b(item.nodeid.encode(), digest_size=8).hexdigest()
+        name = f"{encoded[:_MAX_FILE_NAME_BYTES].decode(errors='ignore')}-{digest}"
+    return f"{name}.jsonl"
