@@ -131,11 +131,11 @@ class Engines:
 
     @hookimpl
     def scripted_engine_before_start(self, config):
-        note(f"start {config.engine} {dict(config.kwargs)}")
+        note(f"start {config.engine} {dict(sorted(config.kwargs.items()))}")
 
     @hookimpl
     def scripted_engine_stopped(self, config):
-        note(f"stop {config.engine} {dict(config.kwargs)}")
+        note(f"stop {config.engine} {dict(sorted(config.kwargs.items()))}")
 
 
 plugins = PluginManager(environ={})

@@ -216,6 +216,32 @@ def test_a_failed_assert_shows_its_operands_and_no_frame_of_the_harness(scripted
     assert "in_process.py" not in result.stdout.str()
 
 
+def test_another_exception_of_a_script_fails_with_its_own_traceback(scripted_pytester):
+    scripted_pytester.makepyfile(
+        """
+        def broken(x):
+            return {}[x]
+
+        def test_script(t):
+            yield
+            broken("missing")
+        """
+    )
+    result = scripted_pytester.run_in_process("-ra")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '>*broken("missing")',
+            ">*return {}[[]x]",
+            "E*KeyError: 'missing'",
+            "*scripted last state*",
+            "nothing runs",
+            "FAILED *::test_script - KeyError: 'missing'",
+        ]
+    )
+    assert "outcome.py" not in result.stdout.str()
+
+
 def test_errors_of_marks_come_without_frames_of_the_harness(scripted_pytester):
     scripted_pytester.makepyfile(
         """

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from scripted_core.pytest_plugin._options import add_options, check_options, register_markers
+from scripted_core.pytest_plugin._options import (
+    add_options,
+    backends,
+    check_options,
+    register_markers,
+)
 
 __all__: list[str] = []
 
@@ -104,16 +109,17 @@ def pytest_runtest_makereport(
     """Turn errors of the harness or the engine into ERROR; only expectations FAIL."""
     report = yield
     runtime = item.config.stash.get(_runtime_key, None)
-    is_scripted = runtime is not None and runtime.is_scripted(item)
+    if runtime is not None and not runtime.is_scripted(item):
+        runtime = None
     if call.excinfo is not None and report.failed:
         from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
 
-        as_error_if_not_an_expectation(report, call.excinfo, item, is_scripted=is_scripted)
-    if call.excinfo is not None and report.skipped and is_scripted:
+        as_error_if_not_an_expectation(report, call.excinfo, item, is_scripted=runtime is not None)
+    if call.excinfo is not None and report.skipped and runtime is not None:
         from scripted_core.pytest_plugin._reports import locate_skip
 
         locate_skip(report, call.excinfo, item)
-    if is_scripted and call.when == "call":
+    if runtime is not None and call.when == "call":
         runtime.add_sections(item, report)
     return report
 
@@ -127,7 +133,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Which engines scripted tests would run on, when that was said."""
-    chosen = config.getoption("scripted_backend") or config.getini("scripted_backend")
+    chosen = backends(config)
     if not chosen:
         return None
     return f"scripted: backend {', '.join(chosen)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripted_core.errors import ScriptedError
+from scripted_core.errors import ScriptedError, ScriptFailed
 
 
 def as_error_if_not_an_expectation(
@@ -17,17 +17,28 @@ def as_error_if_not_an_expectation(
     """Mark the report of a call that broke for another reason than a failed expectation.
 
     pytest calls every exception of the call phase a failure. A report of another phase is an error
-    to the terminal, to JUnit and to xdist alike, and ``pytest_report_teststatus`` names it. An
-    error that was not raised in the test file brings its whole story in its message: the frames
-    of the harness would only hide it.
+    to the terminal, to JUnit and to xdist alike, and ``pytest_report_teststatus`` names it.
     """
     error = excinfo.value
     if isinstance(error, ScriptedError) and not _passes_through(excinfo, item):
-        report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"
+        _tell_without_the_harness(report, error, item)
     # Whatever else a script raises arrives as ScriptFailed, or is an outcome of pytest's own.
     ours = isinstance(error, Exception) if is_scripted else isinstance(error, ScriptedError)
     if ours and report.when == "call" and not isinstance(error, AssertionError):
         mark_as_error(report)
+
+
+def _tell_without_the_harness(
+    report: pytest.TestReport, error: ScriptedError, item: pytest.Item
+) -> None:
+    # What a script in this process raised has a traceback of its own. Any other error brings its
+    # whole story in its message: the frames of the harness would only hide it.
+    if isinstance(error, ScriptFailed) and error.__cause__ is not None:
+        raised = pytest.ExceptionInfo.from_exception(error.__cause__)
+        report.longrepr = item.repr_failure(raised)
+        report.sections.append(("scripted last state", error.last_state))
+    else:
+        report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"
 
 
 def mark_as_error(report: pytest.TestReport) -> None:

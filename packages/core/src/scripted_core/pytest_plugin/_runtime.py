@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -181,7 +181,7 @@ class ScriptedRuntime:
 
     def run(self, item: pytest.Function) -> None:
         """Execute the item's script in the engine that its fixtures brought."""
-        session: Session = item.funcargs["scripted_session"]
+        session = cast("Session", item.funcargs["scripted_session"])
         function = item.obj
         names = [name for name in inspect.signature(function).parameters if name != "t"]
         kwargs = {name: item.funcargs[name] for name in names if name in item.funcargs}

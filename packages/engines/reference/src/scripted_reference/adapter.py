@@ -286,8 +286,7 @@ class ReferenceAdapter:
         """Nothing arrives here that the script has not posted."""
 
     def end_hold(self) -> None:
-        """Forget the clients of the script."""
-        self._clients.clear()
+        """Requests that the script left behind keep their clients until they end."""
 
     def drive_warmup(self) -> None:
         """Nothing has to be warm."""
