@@ -97,7 +97,7 @@ def test_every_kind_of_end_on_a_real_scheduler(pytester, run):
     result.assert_outcomes(passed=5, failed=2, errors=2, skipped=1)
     lines = (pytester.path / "traces" / "test_it.py_test_passes.jsonl").read_text().splitlines()
     states = [state for line in lines for state in json.loads(line)["states"].values()]
-    assert {"chunk", "waiting", "decode"} <= set(states), states
+    assert {"chunk", "retracted", "decode"} <= set(states), states
 
 
 def test_the_seed_decides_automatic_rids(pytester, run):

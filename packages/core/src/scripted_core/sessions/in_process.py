@@ -155,7 +155,8 @@ class InProcessSession:
                 iterate = self._engine.iterate
                 while hook.outcome is None:
                     iterate()
-                    if deadline is not None and time.monotonic() > deadline:
+                    late = deadline is not None and time.monotonic() > deadline
+                    if late and hook.outcome is None:
                         raise ReplyTimeout(
                             f"the script did not end within {timeout_s:g} s\n\n"
                             f"last state:\n{hook.describe_state()}",
