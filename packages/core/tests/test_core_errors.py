@@ -17,6 +17,7 @@ from scripted_core.errors import (
 )
 from scripted_core.ports import JobOutcome
 from scripted_core.sessions.outcome import raise_local, raise_remote, to_message
+from scripted_registry.ci.scan import CiRegistrationError  # noqa: F401
 
 
 def tree(root):
@@ -137,7 +138,7 @@ class TestBothWays:
 
     @pytest.mark.parametrize("one", [one for one in ALL if one is not CapabilityMissing])
     def test_our_own_errors_keep_class_message_and_hint(self, way, one):
-        found = way(one("what happened", hint="do this"))
+        found = way(error_from_code(one.code, "what happened", hint="do this"))
         assert type(found) is one
         assert "what happened" in str(found)
         assert found.hint == "do this"

@@ -125,6 +125,8 @@ class ScriptFailed(ScriptError, AssertionError):
     """
 
     code = "script-failed"
+    remote_traceback = ""
+    last_state = ""
 
     def __init__(
         self,
@@ -171,5 +173,11 @@ def _tree(root: type[ScriptedError]) -> dict[str, type[ScriptedError]]:
 
 
 def error_from_code(code: str, message: str, *, hint: str | None = None) -> ScriptedError:
-    """Rebuild an error that travelled as ``code`` and text; an unknown code gives the root class."""
-    return _tree(ScriptedError).get(code, ScriptedError)(message, hint=hint)
+    """Rebuild an error that travelled as ``code`` and text; an unknown code gives the root class.
+
+    A class whose constructor wants something else than a message is made without calling it.
+    """
+    cls = _tree(ScriptedError).get(code, ScriptedError)
+    error = cls.__new__(cls, message)
+    ScriptedError.__init__(error, message, hint=hint)
+    return error

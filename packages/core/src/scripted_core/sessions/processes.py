@@ -54,10 +54,13 @@ def group_members(group: int) -> dict[int, str]:
 def command_name(pid: int) -> str:
     """What the process calls itself (its title, where it set one)."""
     try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return "?"
-    return line[:60] or "?"
+    program, *arguments = command.rstrip("\0").split("\0")
+    # The program without its folder, unless the process has set a title, which is one word here.
+    line = " ".join([program.rpartition("/")[2] if arguments else program, *arguments])
+    return line.strip()[:60] or "?"
 
 
 def cleans_up(pid: int) -> bool:
