@@ -63,3 +63,10 @@ def test_a_failed_expectation_leaves_the_engine_usable(session):
         session.execute_script(script)
     assert session.dirty is None
     session.execute_script(script_that_does_nothing)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+def test_a_time_limit_that_is_none_is_refused_and_nothing_runs(session, timeout_s):
+    with pytest.raises(ConfigError, match="timeout_s="):
+        session.execute_script(script_that_does_nothing, timeout_s=timeout_s)
+    session.execute_script(script_that_does_nothing, timeout_s=5)

@@ -18,7 +18,6 @@ from scripted_core.errors import (
     EngineError,
     EngineStartError,
     PluginContractError,
-    ReplyTimeout,
     ScriptedError,
     ScriptStalled,
 )
@@ -27,6 +26,7 @@ from scripted_core.scripts.reference import reference_of
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.launch import ServerLaunch
 from scripted_core.sessions.lifecycle import (
+    Deadline,
     announced_run,
     announced_start,
     new_session_id,
@@ -207,44 +207,27 @@ class ScriptedHttpServer:
         """
         self._refuse_if_unusable()
         with announced_run(script_run(fn, session_id=self._id, config=self.config)):
-            self._execute(
-                fn,
-                args=args,
-                kwargs=kwargs,
-                timeout_s=timeout_s,
+            request = RunScript(
+                request_id=next(self._request_ids),
+                script=reference_of(fn),
+                args=[to_plain(arg, what=f"argument {i}") for i, arg in enumerate(args)],
+                kwargs={
+                    name: to_plain(value, what=f"argument or fixture {name!r}")
+                    for name, value in (kwargs or {}).items()
+                },
                 check_invariants=check_invariants,
+                seed=self.config.seed,
                 want_trace=want_trace,
             )
+            self._run(request, deadline=Deadline(timeout_s))
 
-    def _execute(
-        self,
-        fn: Callable[..., Any],
-        *,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any] | None,
-        timeout_s: float | None,
-        check_invariants: bool,
-        want_trace: bool,
-    ) -> None:
-        ref = reference_of(fn)
-        _log.debug("script", session=self._id, script=ref.qualname)
-        request = RunScript(
-            request_id=next(self._request_ids),
-            script=ref,
-            args=[to_plain(arg, what=f"argument {i}") for i, arg in enumerate(args)],
-            kwargs={
-                name: to_plain(value, what=f"argument or fixture {name!r}")
-                for name, value in (kwargs or {}).items()
-            },
-            check_invariants=check_invariants,
-            seed=self.config.seed,
-            want_trace=want_trace,
-        )
+    def _run(self, request: RunScript, *, deadline: Deadline) -> None:
+        _log.debug("script", session=self._id, script=request.script.qualname)
         self._trace = ()
         try:
             self._raise_if_died()
             self._channel.send(request)
-            reply = self._await_reply(request.request_id, timeout_s=timeout_s)
+            reply = self._await_reply(request.request_id, deadline=deadline)
         except BaseException as error:
             if self._dirty is None:
                 self._dirty = f"an earlier script was cut off ({type(error).__name__})"
@@ -259,9 +242,8 @@ class ScriptedHttpServer:
         self._digest = reply.event_digest
 
     def _await_reply(
-        self, request_id: int, *, timeout_s: float | None
+        self, request_id: int, *, deadline: Deadline
     ) -> ScriptSucceeded | ScriptFailed:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         ticks, moved_at = self._progress.read()[0], time.monotonic()
         while True:
             message = self._next_message(_WATCH_INTERVAL_S)
@@ -276,12 +258,9 @@ class ScriptedHttpServer:
                 ticks, moved_at = seen, now
             elif now - moved_at > self._stall_timeout_s:
                 raise self._stalled(now - moved_at)
-            if deadline is not None and now > deadline:
-                raise ReplyTimeout(
-                    f"the script did not end within {timeout_s:g} s; it was at step "
-                    f"{self._progress.read()[2]}\n\n{self._engine_stacks()}",
-                    hint="raise timeout_s, or bound the script's own waits",
-                )
+            if deadline.passed:
+                step = self._progress.read()[2]
+                raise deadline.error(f"it was at step {step}\n\n{self._engine_stacks()}")
 
     def _stalled(self, quiet_s: float) -> ScriptStalled:
         step = self._progress.read()[2]

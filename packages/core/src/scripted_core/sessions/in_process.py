@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
-from scripted_core.errors import EngineDirty, ReplyTimeout, ScriptStalled
+from scripted_core.errors import EngineDirty, ScriptStalled
 from scripted_core.ports import InProcessEngine
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.lifecycle import (
+    Deadline,
     announced_run,
     announced_start,
     new_session_id,
@@ -119,49 +119,28 @@ class InProcessSession:
                 f"the engine takes no more scripts: {self._dirty}", hint="start a new session"
             )
         with announced_run(script_run(fn, session_id=self._id, config=self.config)):
-            self._execute(
-                fn,
+            deadline = Deadline(timeout_s)
+            self._engine.hook.start_job(
+                name=getattr(fn, "__qualname__", repr(fn)),
+                function=fn,
                 args=args,
                 kwargs=kwargs,
-                timeout_s=timeout_s,
                 check_invariants=check_invariants,
+                seed=self.config.seed,
                 want_trace=want_trace,
             )
+            self._run(deadline=deadline)
 
-    def _execute(
-        self,
-        fn: Callable[..., Any],
-        *,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any] | None,
-        timeout_s: float | None,
-        check_invariants: bool,
-        want_trace: bool,
-    ) -> None:
+    def _run(self, *, deadline: Deadline) -> None:
         hook = self._engine.hook
-        hook.start_job(
-            name=getattr(fn, "__qualname__", repr(fn)),
-            function=fn,
-            args=args,
-            kwargs=kwargs,
-            check_invariants=check_invariants,
-            seed=self.config.seed,
-            want_trace=want_trace,
-        )
         self._trace = ()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             with StallGuard(lambda: hook.progress, timeout_s=self._stall_timeout_s) as guard:
                 iterate = self._engine.iterate
                 while hook.outcome is None:
                     iterate()
-                    late = deadline is not None and time.monotonic() > deadline
-                    if late and hook.outcome is None:
-                        raise ReplyTimeout(
-                            f"the script did not end within {timeout_s:g} s\n\n"
-                            f"last state:\n{hook.describe_state()}",
-                            hint="raise timeout_s, or bound the script's own waits",
-                        )
+                    if deadline.passed and hook.outcome is None:
+                        raise deadline.error(f"last state:\n{hook.describe_state()}")
         except BaseException as error:
             self._dirty = f"an earlier script was cut off ({type(error).__name__})"
             state = hook.describe_state()

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from scripted_registry import EngineConfig, get_plugin_manager
+
+from scripted_core.errors import ConfigError, ReplyTimeout
+
+
+class Deadline:
+    """The time limit of one script; none when ``timeout_s`` is ``None``.
+
+    Raises ``ConfigError`` for a limit that is no positive number of seconds.
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigError(
+                f"timeout_s={timeout_s!r} is no positive number of seconds",
+                hint="leave it out for no limit",
+            )
+        self._timeout_s = timeout_s
+        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is up."""
+        return self._ends_at is not None and time.monotonic() > self._ends_at
+
+    def error(self, details: str) -> ReplyTimeout:
+        """What to raise then; ``details`` say where the script was."""
+        return ReplyTimeout(
+            f"the script did not end within {self._timeout_s:g} s: {details}",
+            hint="raise timeout_s, or bound the script's own waits",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
