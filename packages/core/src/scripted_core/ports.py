@@ -302,6 +302,11 @@ class SchedulerHookPort(Protocol):
         """The session's seed."""
         ...
 
+    @property
+    def run_index(self) -> int:
+        """Number of this script in its session, from 1."""
+        ...
+
     def submit(self, spec: ReqSpec) -> None:
         """Log a request, post it, and wait for its arrival or refusal."""
         ...

@@ -79,6 +79,7 @@ class ScriptedSchedulerHook:
         self._pending_error: BaseException | None = None
         self._warm = False
         self._progress = 0
+        self._runs = 0
         self._step = 0
         self._forwards = 0
         self._quiet_steps = 0
@@ -120,6 +121,11 @@ class ScriptedSchedulerHook:
     def seed(self) -> int:
         """The session's seed."""
         return 0 if self._job is None else self._job.seed
+
+    @property
+    def run_index(self) -> int:
+        """Number of this script in its session, from 1."""
+        return self._runs
 
     @property
     def phase(self) -> Phase:
@@ -212,6 +218,7 @@ class ScriptedSchedulerHook:
         self._job = job
         self._outcome = None
         self._pending_error = None
+        self._runs += 1
         self._phase = Phase.RESET
         self._step = 0
         self._quiet_steps = 0
@@ -278,6 +285,7 @@ class ScriptedSchedulerHook:
     def _start_script(self, job: Job) -> None:
         self._ledger.clear()
         self._events.clear()
+        self._events.add("seed", job.seed)
         self._batch_log = []
         self._forwards = 0
         self._chunked_before = self._extended = ()

@@ -86,13 +86,20 @@ class ScriptedContextReqStarter:
         hook.submit(spec)
         return ScriptedReqHandle(rid=spec.rid, context=context)
 
+    def _automatic_rid(self) -> str:
+        hook = self._context.hook
+        source = f"{hook.seed}:{self._count}"
+        if Capability.HTTP in self._context.capabilities:
+            # A front remembers a rid for seconds after its end, so no two scripts share one.
+            source += f":{hook.run_index}"
+        digest = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
+        return f"scripted-{self._count}-{digest}"
+
     def _checked_rid(self, rid: str | None) -> str:
         ledger = self._context.hook.ledger
         if rid is None:
             self._count += 1
-            seed = self._context.hook.seed
-            digest = hashlib.blake2b(f"{seed}:{self._count}".encode(), digest_size=4).hexdigest()
-            return f"scripted-{self._count}-{digest}"
+            return self._automatic_rid()
         if not isinstance(rid, str) or not rid:
             raise ConfigError(
                 f"start_req: rid={rid!r} is not a non-empty string", hint="leave rid out for one"

@@ -37,7 +37,7 @@ class Deadline:
     def error(self, details: str) -> ReplyTimeout:
         """What to raise then; ``details`` say where the script was."""
         return ReplyTimeout(
-            f"the script did not end within {self._timeout_s:g} s: {details}",
+            f"the script did not end within {self._timeout_s:g} s\n\n{details}",
             hint="raise timeout_s, or bound the script's own waits",
         )
 
