@@ -254,7 +254,10 @@ def test_other_messages_do_not_end_a_wait(start):
 
 def test_a_timeout_names_the_step_and_leaves_the_server_dirty(start):
     server = start()
-    with within(SOON_S), pytest.raises(ReplyTimeout, match=r"0\.3 s\s+it was at step \d+") as caught:
+    with (
+        within(SOON_S),
+        pytest.raises(ReplyTimeout, match=r"0\.3 s\s+it was at step \d+") as caught,
+    ):
         server.execute_script(never_ends, timeout_s=0.3)
     assert "in run" in str(caught.value)
     with pytest.raises(EngineDirty, match="ReplyTimeout"):
