@@ -294,7 +294,7 @@ def test_a_fixture_gets_a_placeholder_for_t(scripted_pytester):
     result = scripted_pytester.run_in_process()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["E*AttributeError: t.start_req: t exists only inside the script; *scripted_session*"]
+        ["E*AttributeError: t.start_req: t exists only inside a script*scripted_session*"]
     )
 
 

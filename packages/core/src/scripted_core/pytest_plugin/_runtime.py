@@ -31,7 +31,8 @@ class ContextPlaceholder:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"t.{name}: t exists only inside the script; a fixture can use scripted_session instead"
+            f"t.{name}: t exists only inside a script: a test without a yield is none, and a "
+            "fixture can use scripted_session instead"
         )
 
 

@@ -108,6 +108,8 @@ def raise_local(outcome: JobOutcome) -> NoReturn:
     assert error is not None
     if isinstance(error, CapabilityMissing):
         raise skipped(str(error)) from error
+    if isinstance(error, AssertionError):
+        error.add_note(f"last state:\n{outcome.last_state}")
     if isinstance(error, (AssertionError, ScriptedError)) or not isinstance(error, Exception):
         raise error
     if isinstance(error, unittest.SkipTest):

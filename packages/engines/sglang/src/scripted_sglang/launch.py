@@ -27,7 +27,7 @@ OLDEST_VERSION: Final = (0, 5, 12)
 TESTED_VERSION: Final = "0.5.23"
 # Our name in that group.
 PLUGIN_NAME: Final = "scripted"
-_HOW_TO_INSTALL: Final = "see Install in the README of scripted-sglang"
+_HOW_TO_INSTALL: Final = "on a CPU with --no-deps; see Install in the README of scripted-sglang"
 # A script may hold the engine for as long as it likes; the engine's own watchdog must not end it.
 _WATCHDOG_TIMEOUT_S: Final = 1_000_000
 
