@@ -42,6 +42,7 @@ STAGE_PLUGIN = """
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """No plugin but the built-in one, in an empty folder."""
     monkeypatch.setenv("SCRIPTED_DISABLE_PLUGINS", "all")
+    monkeypatch.delenv("COLUMNS", raising=False)  # a runner of tests may have set it
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
