@@ -157,9 +157,13 @@ def test_a_failed_script_says_so_and_an_error_of_the_harness_does_not():
     assert "the script failed" not in str(across(errors.ExhaustError("e")))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_what_is_no_exception_goes_through_as_it_is(error):
+def test_an_interrupt_goes_through_as_it_is():
+    error = KeyboardInterrupt()
     assert local(error) is error
+
+
+def test_a_script_that_exits_has_failed():
+    assert isinstance(local(SystemExit(0)), ScriptFailed)
 
 
 def test_capabilities_are_lower_case_words():

@@ -242,3 +242,13 @@ def test_control_over_either_way(t, via):
     yield from run_until_finished(r, max_steps=30)
     assert r.status == "aborted"
     assert 2 <= len(r.output_ids) < 40
+
+
+@pytest.mark.parametrize("rid", ["scripted", "other", "scripted-1"])
+def test_an_abort_of_an_unknown_rid_aborts_nobody(t, rid):
+    r = t.start_req(prompt_len=20, max_new_tokens=6, ignore_eos=True)
+    yield
+    t.abort(t.handle(rid))
+    yield from run_until_finished(r)
+    assert r.status == "finished"
+    assert len(r.output_ids) == 6

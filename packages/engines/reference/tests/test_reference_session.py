@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from scripted_core import EngineDirty, InProcessSession, LeakDetected
+from scripted_core import EngineDirty, InProcessSession, LeakDetected, ScriptStalled
 from scripted_core.errors import ConfigError, ExhaustError
 
 
@@ -70,3 +72,93 @@ def test_a_time_limit_that_is_none_is_refused_and_nothing_runs(session, timeout_
     with pytest.raises(ConfigError, match="timeout_s="):
         session.execute_script(script_that_does_nothing, timeout_s=timeout_s)
     session.execute_script(script_that_does_nothing, timeout_s=5)
+
+
+def test_a_script_inside_a_script_is_refused(session):
+    def outer(t):
+        yield
+        with pytest.raises(ConfigError, match="already running"):
+            session.execute_script(script_that_does_nothing)
+        yield
+        raise AssertionError("the outer script went on")
+
+    with pytest.raises(AssertionError, match="went on"):
+        session.execute_script(outer)
+
+
+def test_a_kept_t_acts_no_more_once_its_script_has_ended(session):
+    kept = []
+
+    def first(t):
+        kept.append((t, t.start_req(prompt_len=4, max_new_tokens=1)))
+        yield
+        yield
+
+    def second(t):
+        for act in (
+            lambda old: old.exhaust_kv(leave_pages=0),
+            lambda old: old.start_req(prompt_len=1),
+            lambda old: old.pause_generation(mode="retract"),
+            lambda old: old.abort_all(),
+        ):
+            with pytest.raises(ConfigError, match="has ended"):
+                act(kept[0][0])
+        yield
+        assert t.engine_stats()["kv_pool_free"] == t.engine_stats()["kv_pool_total"]
+
+    session.execute_script(first)
+    assert kept[0][1].finished  # questions are still answered
+    session.execute_script(second)
+
+
+def test_a_live_rid_that_an_automatic_one_begins_with_is_refused(session):
+    def script(t):
+        t.start_req(prompt_len=4, rid="s")
+        with pytest.raises(ConfigError, match="prefixes of each other"):
+            t.start_req(prompt_len=4)
+        yield
+
+    session.execute_script(script)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ignore_eos": "x"},
+        {"temperature": True},
+        {"stop_token_ids": "ab"},
+        {"stop_token_ids": [1.5]},
+        {"max_new_tokens": 2**200},
+        {"seed": float("nan")},
+        {"rid": "a\nb"},
+        {"rid": "\ud800"},
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_posted(session, wrong):
+    def script(t):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            t.start_req(prompt_len=4, **wrong)
+        yield
+        assert t.is_fully_idle
+
+    session.execute_script(script)
+
+
+def test_a_swallowed_stall_is_still_a_stall():
+    def script(t):
+        yield
+        try:
+            threading.Event().wait(20)
+        except BaseException:
+            return
+
+    with InProcessSession.start(backend="reference", stall_timeout_s=0.2) as session:
+        with pytest.raises(ScriptStalled):
+            session.execute_script(script)
+        assert session.dirty
+
+
+@pytest.mark.parametrize("limit_s", [0, -1, float("inf"), float("nan"), True])
+def test_a_stall_limit_that_is_none_is_refused(limit_s):
+    with pytest.raises(ConfigError, match="stall_timeout_s"):
+        InProcessSession.start(backend="reference", stall_timeout_s=limit_s)

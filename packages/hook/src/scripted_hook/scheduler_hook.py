@@ -88,6 +88,7 @@ class ScriptedSchedulerHook:
         self._unchecked_ends: list[str] = []
         self._ran = False
         self._recorder: Recorder | None = None
+        self._context: ScriptedContext | None = None
         self.adapter.attach(self)
 
     # -- what a context and a session see ------------------------------------------------------
@@ -249,9 +250,9 @@ class ScriptedSchedulerHook:
                 self._step += 1
                 self._close_iteration(job)
             self._advance(job)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._servant is None:
+                raise  # somebody's Ctrl-C; in an engine's own process it can only be the script's
             self._finish(job, error)
 
     def _advance(self, job: Job) -> None:
@@ -294,6 +295,7 @@ class ScriptedSchedulerHook:
         context = ScriptedContext(
             scheduler_hook=self, tokenizer_recv_proxy=self._proxy, http_poster=self._poster
         )
+        self._context = context
         self._plugins.hook.scripted_on_reset(context=context)
         self._phase = Phase.SCRIPT
         self._generator = job.begin(context)
@@ -381,6 +383,9 @@ class ScriptedSchedulerHook:
             self._servant.deliver(job, self._outcome, digest)
 
     def _end_hold(self) -> None:
+        if self._context is not None:
+            self._context.end()
+            self._context = None
         self._job = None
         self._generator = None
         self._phase = Phase.FREE

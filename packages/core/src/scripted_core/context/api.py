@@ -43,6 +43,21 @@ class ScriptedContext:
         self.tokenizer_recv_proxy = tokenizer_recv_proxy
         self.http_poster = http_poster
         self._starter = ScriptedContextReqStarter(self)
+        self._ended = False
+
+    def end(self) -> None:
+        """The script is over: this context still answers questions, and acts no more."""
+        self._ended = True
+
+    @property
+    def acting_hook(self) -> SchedulerHookPort:
+        """The hook, for calls that do something; ``ConfigError`` once the script has ended."""
+        if self._ended:
+            raise ConfigError(
+                "this t belongs to a script that has ended",
+                hint="use the t that the running script was called with; do not keep one",
+            )
+        return self.hook
 
     # -- what there is -------------------------------------------------------------------------
 
@@ -138,7 +153,7 @@ class ScriptedContext:
             self.require(Capability.PAUSE_IN_PLACE, "pause_generation(mode='in_place')")
         else:
             self.require(Capability.RETRACT, "pause_generation(mode='retract')")
-        return self.hook.post(Pause(mode=chosen), via_http=_over_http(self, via))
+        return self.acting_hook.post(Pause(mode=chosen), via_http=_over_http(self, via))
 
     def continue_generation(
         self,
@@ -147,7 +162,7 @@ class ScriptedContext:
         via: Literal["inbox", "http"] | ControlVia = ControlVia.INBOX,
     ) -> ControlReceipt:
         """Undo a pause."""
-        return self.hook.post(
+        return self.acting_hook.post(
             Continue(torch_empty_cache=torch_empty_cache), via_http=_over_http(self, via)
         )
 
@@ -168,7 +183,7 @@ class ScriptedContext:
                 f"abort: {handle!r} is not a request handle",
                 hint="pass what start_req returned, or t.handle(rid)",
             )
-        return self.hook.post(
+        return self.acting_hook.post(
             Abort(rid=handle.rid), via_http=_over_http(self, via), await_arrival=await_arrival
         )
 
@@ -176,13 +191,13 @@ class ScriptedContext:
         self, *, via: Literal["inbox", "http"] | ControlVia = ControlVia.INBOX
     ) -> ControlReceipt:
         """End every request."""
-        return self.hook.post(AbortAll(), via_http=_over_http(self, via))
+        return self.acting_hook.post(AbortAll(), via_http=_over_http(self, via))
 
     def flush_cache(
         self, *, via: Literal["inbox", "http"] | ControlVia = ControlVia.INBOX
     ) -> ControlReceipt:
         """Empty the prefix tree if the engine is idle; ``.ok`` of the receipt says if it was."""
-        return self.hook.post(Flush(), via_http=_over_http(self, via))
+        return self.acting_hook.post(Flush(), via_http=_over_http(self, via))
 
     # -- memory --------------------------------------------------------------------------------
 
@@ -190,7 +205,7 @@ class ScriptedContext:
         """Drop what is unlocked in the prefix tree: all, or the subtree below ``prefix_tokens``."""
         self.require(Capability.PREFIX_CACHE, "evict_radix()")
         tokens = None if prefix_tokens is None else tuple(prefix_tokens)
-        return self.hook.post(Evict(prefix_tokens=tokens))
+        return self.acting_hook.post(Evict(prefix_tokens=tokens))
 
     def exhaust_kv(
         self,

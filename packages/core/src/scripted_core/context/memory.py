@@ -63,12 +63,12 @@ def exhaust(context: ScriptedContext, name: str, params: dict[str, Any]) -> None
         ) from error
     if spec.capability is not None:
         context.require(Capability(spec.capability), f"exhauster {name!r}")
-    context.hook.post(Exhaust(name=name, params=params))
+    context.acting_hook.post(Exhaust(name=name, params=params))
 
 
 def release_held(context: ScriptedContext) -> None:
     """Post the release of everything that exhausters hold."""
-    context.hook.post(ReleaseHeld())
+    context.acting_hook.post(ReleaseHeld())
 
 
 def _tree(context: ScriptedContext, what: str) -> PrefixTree | None:

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from scripted_core.capabilities import Capability
+from scripted_core.context import checked
 from scripted_core.errors import ConfigError
 from scripted_core.handle import ScriptedReqHandle
 from scripted_core.requests import ReqSpec, build_prompt, require_int
@@ -46,8 +47,21 @@ class ScriptedContextReqStarter:
         what they need, ``ReplyTimeout`` when the request arrives nowhere.
         """
         context = self._context
-        hook = context.hook
+        hook = context.acting_hook
         engine = hook.engine
+        checked.flag("ignore_eos", ignore_eos)
+        checked.flag("return_logprob", return_logprob)
+        for name, value in (
+            ("priority", priority),
+            ("dp_rank", dp_rank),
+            ("seed", seed),
+            ("logprob_start_len", logprob_start_len),
+            ("top_logprobs_num", top_logprobs_num),
+        ):
+            checked.whole_number(name, value)
+        checked.temperature(temperature)
+        checked.token_ids("input_ids", input_ids, vocab_size=engine.vocab_size)
+        checked.token_ids("stop_token_ids", stop_token_ids, vocab_size=engine.vocab_size)
         if priority is not None:
             context.require(Capability.PRIORITY, "start_req(priority=…)")
         if dp_rank is not None:
@@ -64,11 +78,7 @@ class ScriptedContextReqStarter:
             vocab_size=engine.vocab_size,
         )
         require_int("start_req", "max_new_tokens", max_new_tokens, at_least=1)
-        if temperature is not None and not 0.0 <= temperature <= 100.0:
-            raise ConfigError(
-                f"start_req: temperature={temperature!r} is not between 0 and 100",
-                hint="0 is greedy; leave it out for the greedy default",
-            )
+        checked.at_most("max_new_tokens", max_new_tokens, 2**31 - 1)
         spec = ReqSpec(
             rid=self._checked_rid(rid),
             input_ids=ids,
@@ -99,11 +109,8 @@ class ScriptedContextReqStarter:
         ledger = self._context.hook.ledger
         if rid is None:
             self._count += 1
-            return self._automatic_rid()
-        if not isinstance(rid, str) or not rid:
-            raise ConfigError(
-                f"start_req: rid={rid!r} is not a non-empty string", hint="leave rid out for one"
-            )
+            rid = self._automatic_rid()
+        checked.rid(rid)
         if ledger.is_submitted(rid) or ledger.finish_reason(rid) is not None:
             raise ConfigError(
                 f"start_req: rid {rid!r} was already used in this script",

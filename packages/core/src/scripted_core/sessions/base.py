@@ -14,6 +14,7 @@ from scripted_core.trace import StepTrace
 ENV_BACKEND = "SCRIPTED_BACKEND"
 ENV_STALL_TIMEOUT = "SCRIPTED_STALL_TIMEOUT_S"
 DEFAULT_STALL_TIMEOUT_S = 30.0
+_LONGEST_STALL_TIMEOUT_S = 1_000_000
 EMBEDDED = "reference"
 """The engine that is taken when none is named and it is installed."""
 
@@ -76,7 +77,7 @@ def make_config(
     cannot be used here.
     """
     plugins = get_plugin_manager()
-    name = backend or os.environ.get(ENV_BACKEND)
+    name = backend or os.environ.get(ENV_BACKEND) or None
     if name is None:
         fitting = [
             spec.name for spec in plugins.engines().values() if mode is None or mode in spec.modes
@@ -115,19 +116,25 @@ def start_session(config: EngineConfig, *, stall_timeout_s: float | None = None)
 
 
 def stall_timeout(given_s: float | None) -> float:
-    """The stall deadline in seconds: given, from the environment, or the default of 30."""
-    if given_s is not None:
-        return given_s
-    text = os.environ.get(ENV_STALL_TIMEOUT)
-    if text is None:
-        return DEFAULT_STALL_TIMEOUT_S
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if value <= 0:
+    """The stall deadline in seconds: given, from the environment, or the default of 30.
+
+    Raises ``ConfigError`` for one that is no positive, finite number of seconds.
+    """
+    name, value = "stall_timeout_s", given_s
+    if given_s is None:
+        text = os.environ.get(ENV_STALL_TIMEOUT)
+        if text is None:
+            return DEFAULT_STALL_TIMEOUT_S
+        name = ENV_STALL_TIMEOUT
+        try:
+            value = float(text)
+        except ValueError:
+            value = None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or not is_number or not 0 < value <= _LONGEST_STALL_TIMEOUT_S:
         raise ConfigError(
-            f"{ENV_STALL_TIMEOUT}={text!r} is not a positive number of seconds",
-            hint=f"unset it for the default of {DEFAULT_STALL_TIMEOUT_S:g}",
+            f"{name}={given_s if given_s is not None else text!r} is not a number of seconds above 0 "
+            f"and up to {_LONGEST_STALL_TIMEOUT_S}",
+            hint=f"leave it out for the default of {DEFAULT_STALL_TIMEOUT_S:g}",
         )
-    return value
+    return float(value)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
-from scripted_core.errors import EngineDirty, ScriptStalled
+from scripted_core.errors import ConfigError, EngineDirty, ScriptStalled
 from scripted_core.ports import InProcessEngine
 from scripted_core.sessions.base import make_config, stall_timeout
 from scripted_core.sessions.lifecycle import (
@@ -38,6 +38,7 @@ class InProcessSession:
         self._stall_timeout_s = stall_timeout_s
         self._dirty: str | None = None
         self._closed = False
+        self._running = False
         self._id = new_session_id()
         self._trace: tuple[StepTrace, ...] = ()
 
@@ -118,6 +119,11 @@ class InProcessSession:
             raise EngineDirty(
                 f"the engine takes no more scripts: {self._dirty}", hint="start a new session"
             )
+        if self._running:
+            raise ConfigError(
+                "a script is already running in this session",
+                hint="one after the other; from inside a script, yield from the other generator",
+            )
         with announced_run(script_run(fn, session_id=self._id, config=self.config)):
             deadline = Deadline(timeout_s)
             self._engine.hook.start_job(
@@ -132,6 +138,13 @@ class InProcessSession:
             self._run(deadline=deadline)
 
     def _run(self, *, deadline: Deadline) -> None:
+        self._running = True
+        try:
+            self._drive(deadline)
+        finally:
+            self._running = False
+
+    def _drive(self, deadline: Deadline) -> None:
         hook = self._engine.hook
         self._trace = ()
         try:
@@ -150,7 +163,7 @@ class InProcessSession:
             raise
         outcome = hook.outcome
         assert outcome is not None
-        if isinstance(outcome.error, StallInterrupt):
+        if guard.report or isinstance(outcome.error, StallInterrupt):
             raise self._stalled(guard, outcome.last_state) from None
         self._trace = outcome.trace
         if outcome.error is not None:

@@ -19,6 +19,8 @@ from scripted_core.errors import (
 from scripted_core.ports import JobOutcome
 from scripted_core.wire import messages
 
+_LONGEST_TEXT = 200_000
+
 
 class ScriptSkipped(Skipped, unittest.SkipTest):
     """A skip that pytest and a plain unittest runner both understand."""
@@ -39,6 +41,20 @@ def damage(error: BaseException) -> str | None:
     return None
 
 
+def clean(text: str) -> str:
+    """``text`` as it can travel: encodable, and cut to a length that a person could read."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # an exception of the script's own making
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
 class Ended:
     """The closed set of outcomes on the wire."""
 
@@ -55,7 +71,7 @@ def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
     assert error is not None
     kind = Ended.FAILED
     code = hint = ""
-    message = str(error)
+    message = clean(_text_of(error))
     if isinstance(error, (Skipped, unittest.SkipTest, CapabilityMissing)):
         kind = Ended.SKIPPED
     elif isinstance(error, pytest.xfail.Exception):
@@ -64,15 +80,15 @@ def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
         kind = Ended.PYTEST_FAIL
     elif isinstance(error, ScriptedError):
         code, hint = error.code, error.hint or ""
-        message = str(error.args[0]) if error.args else ""
+        message = clean(str(error.args[0])) if error.args else ""
         kind = Ended.FAILED if isinstance(error, AssertionError) else Ended.ERROR
     return messages.ScriptFailed(
         request_id=request_id,
         outcome=kind,
         error_type=type(error).__name__,
         message=message,
-        traceback=outcome.traceback_text,
-        last_state=outcome.last_state,
+        traceback=clean(outcome.traceback_text),
+        last_state=clean(outcome.last_state),
         code=code,
         hint=hint,
         trace=outcome.trace,
@@ -108,9 +124,13 @@ def raise_local(outcome: JobOutcome) -> NoReturn:
     assert error is not None
     if isinstance(error, CapabilityMissing):
         raise skipped(str(error)) from error
+    if isinstance(error, pytest.exit.Exception):
+        raise error
     if isinstance(error, AssertionError):
         error.add_note(f"last state:\n{outcome.last_state}")
-    if isinstance(error, (AssertionError, ScriptedError)) or not isinstance(error, Exception):
+    if isinstance(error, (AssertionError, ScriptedError)) or (
+        not isinstance(error, (Exception, SystemExit))
+    ):
         raise error
     if isinstance(error, unittest.SkipTest):
         raise skipped(str(error)) from error

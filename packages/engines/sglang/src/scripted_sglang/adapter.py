@@ -153,12 +153,20 @@ class SglangAdapter:
         """Post an operation behind everything that has arrived; it rides SGLang's broadcast."""
         assert self.proxy is not None, "only the driver rank posts"
         receipt = ControlReceipt(op)
+        if isinstance(op, Abort) and not self._is_live(op.rid):
+            receipt.settle(True, "no live request has this rid")  # SGLang would match by prefix
+            return receipt
         self.proxy.inject(self._message(op))
         if isinstance(op, Flush):
             self._pending_flushes.append(receipt)
         else:
             receipt.settle(True)
         return receipt
+
+    def _is_live(self, rid: str) -> bool:
+        return self.state.find(rid) is not None or any(
+            rid in _compat.rids_in(message) for message in self._incoming()
+        )
 
     def _message(self, op: ControlOp) -> Any:
         from sglang.srt.managers import io_struct
