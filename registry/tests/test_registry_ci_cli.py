@@ -38,11 +38,16 @@ STAGE_PLUGIN = """
 """
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner of tests may have set the width of its own output."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """No plugin but the built-in one, in an empty folder."""
     monkeypatch.setenv("SCRIPTED_DISABLE_PLUGINS", "all")
-    monkeypatch.delenv("COLUMNS", raising=False)  # a runner of tests may have set it
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from scripted_core.ports import EnginePort, KvPool, PrefixTree, RowPool
+from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
+from scripted_core.ports import EnginePort
 from scripted_hook import BatchFacts, EngineAdapter, EngineEvents
 from scripted_registry import HOOKSPEC_API_VERSION
 

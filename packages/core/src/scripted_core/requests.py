@@ -102,7 +102,8 @@ def build_prompt(
 ) -> tuple[int, ...]:
     """The prompt's token ids: given ids, ``seed``'s random ids, or ``prompt_len`` × ``prompt_token``.
 
-    Raises :class:`ConfigError` on an empty, negative or contradictory description.
+    ``input_ids`` have been checked one by one before. Raises :class:`ConfigError` on an empty,
+    negative or contradictory description.
     """
     if input_ids is not None:
         if prompt_len is not None and prompt_len != len(input_ids):
@@ -111,12 +112,6 @@ def build_prompt(
                 hint="give input_ids alone",
             )
         ids = tuple(input_ids)
-        for token in ids:
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise ConfigError(
-                    f"start_req: input_ids holds {token!r}, a {type(token).__name__}",
-                    hint="token ids are integers",
-                )
     else:
         if prompt_len is None:
             raise ConfigError(
@@ -125,6 +120,11 @@ def build_prompt(
             )
         require_int("start_req", "prompt_len", prompt_len, at_least=1)
         require_int("start_req", "prompt_token", prompt_token, at_least=0)
+        if prompt_token >= vocab_size:
+            raise ConfigError(
+                f"start_req: token id {prompt_token} is outside the vocabulary of {vocab_size}",
+                hint=f"token ids are 0 … {vocab_size - 1}",
+            )
         if seed is None:
             ids = (prompt_token,) * prompt_len
         else:
@@ -132,12 +132,6 @@ def build_prompt(
             ids = tuple(rng.randrange(1, vocab_size) for _ in range(prompt_len))
     if not ids:
         raise ConfigError("start_req: the prompt is empty", hint="give at least one token")
-    bad = next((token for token in ids if not 0 <= token < vocab_size), None)
-    if bad is not None:
-        raise ConfigError(
-            f"start_req: token id {bad} is outside the vocabulary of {vocab_size}",
-            hint=f"token ids are 0 … {vocab_size - 1}",
-        )
     return ids
 
 

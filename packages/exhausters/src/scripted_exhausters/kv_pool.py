@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from scripted_core.errors import ConfigError, ExhaustError
-from scripted_core.ports import Hold, KvPool, port_of
+from scripted_core.memory_ports import Hold, KvPool
+from scripted_core.ports import port_of
 from scripted_core.requests import require_int
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripted_core.ports import LockReceipt, PrefixTree, TreeNode, port_of
+from scripted_core.memory_ports import LockReceipt, PrefixTree, TreeNode
+from scripted_core.ports import port_of
 from scripted_core.requests import require_int
 
 

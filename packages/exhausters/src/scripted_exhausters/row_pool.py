@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from scripted_core.errors import CapabilityMissing, ExhaustError
-from scripted_core.ports import Hold, RowPool, port_of
+from scripted_core.memory_ports import Hold, RowPool
+from scripted_core.ports import port_of
 from scripted_core.requests import require_int
 
 

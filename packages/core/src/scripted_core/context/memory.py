@@ -8,8 +8,8 @@ from scripted_registry import get_plugin_manager
 
 from scripted_core.capabilities import Capability
 from scripted_core.errors import ConfigError, ExhaustError, PluginNotFound
+from scripted_core.memory_ports import PrefixTree
 from scripted_core.ops import Exhaust, ReleaseHeld
-from scripted_core.ports import PrefixTree
 from scripted_core.requests import require_int
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from scripted_core.capabilities import Capability
+from scripted_core.memory_ports import KvPool
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -20,7 +21,7 @@ from scripted_core.ops import (
     MemoryOp,
     Pause,
 )
-from scripted_core.ports import InProcessHook, KvPool, bind_port, unbind_port
+from scripted_core.ports import InProcessHook, bind_port, unbind_port
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.testing.pools import FakeKvPool, FakeRowPool
 from scripted_core.testing.prefix_tree import FakePrefixTree

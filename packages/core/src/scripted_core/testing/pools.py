@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from scripted_core.errors import ExhaustError
-from scripted_core.ports import Hold
+from scripted_core.memory_ports import Hold
 
 
 @dataclass(frozen=True, eq=False)

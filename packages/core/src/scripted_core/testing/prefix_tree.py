@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scripted_core.errors import ExhaustError
-from scripted_core.ports import LockReceipt, TreeNode
+from scripted_core.memory_ports import LockReceipt, TreeNode
 
 
 class FakeTreeNode:
