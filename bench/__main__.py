@@ -55,12 +55,17 @@ def main(
 
 def _reference(only: str, notes: Console) -> list[Result]:
     from bench.reference import MEASUREMENTS
+    from bench.reference_server import rows
 
     results = []
     for measurement in MEASUREMENTS:
         if _is_named(measurement.name, only):
             notes.print(f"measuring {measurement.name}", markup=False)
             results.append(measurement.result())
+    for name, measured in rows().items():
+        if _is_named(name, only):
+            notes.print(f"measuring {name}", markup=False)
+            results.append(measured())
     return results
 
 

@@ -7,11 +7,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from scripted_core import InProcessSession, ScriptedContext
+from scripted_reference.adapter import ReferenceAdapter
 from scripted_reference.observer import NoObserver, SchedulerObserver
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
@@ -83,6 +84,12 @@ class TimedObserver:
         self.inner.on_run_batch(batch)
         self.seconds[-1] += time.perf_counter() - start
 
+    def on_output(self, reqs: Sequence[Req]) -> None:
+        """Requests have new output tokens."""
+        start = time.perf_counter()
+        self.inner.on_output(reqs)
+        self.seconds[-1] += time.perf_counter() - start
+
     def on_finish(self, req: Req) -> None:
         """A request has ended."""
         self.inner.on_finish(req)
@@ -93,12 +100,15 @@ def hook_cost(*, check_invariants: bool) -> list[float]:
 
     def script(t: ScriptedContext, costs: list[float]) -> Iterator[None]:
         yield from start_workload(t)
-        timed = TimedObserver(t.scheduler.observer)
-        t.scheduler.observer = timed
+        adapter = t.hook.adapter
+        assert isinstance(adapter, ReferenceAdapter), "that is the engine measured here"
+        engine = adapter.engine
+        timed = TimedObserver(engine.observer)
+        engine.observer = timed
         # The first entry is the iteration under way, whose beginning was not seen.
         for _ in range(MEASURED_STEPS):
             yield
-        t.scheduler.observer = timed.inner
+        engine.observer = timed.inner
         costs.append(statistics.median(timed.seconds[1:]) * 1e6)
 
     return _repeated(script, check_invariants=check_invariants)

@@ -17,6 +17,7 @@ import threading
 import time
 
 import zmq
+from scripted_core.trace import ChecksDone, StepTrace
 from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress, address_from_env
 from scripted_core.wire.messages import (
     PROTOCOL_VERSION,
@@ -26,6 +27,7 @@ from scripted_core.wire.messages import (
     ScriptFailed,
     ScriptSucceeded,
     Shutdown,
+    StepsEnded,
 )
 from scripted_core.wire.progress import ProgressWriter
 from scripted_core.wire.transport import EngineSideChannel, report_out_of_band
@@ -128,6 +130,14 @@ def run(message, address, channel, progress, worker):
             channel.send(failed)
         case "skips":
             channel.send(ScriptFailed(n, "skipped", "Skipped", "not today", "", ""))
+        case "streams":
+            stale = (StepTrace(9, "-", {}, 1, 1),)
+            steps = tuple(StepTrace(step, "-", {}, 1, 1) for step in (1, 2, 4))
+            channel.offer(StepsEnded(n - 1, stale))
+            channel.offer(StepsEnded(n, steps[:2] if message.stream_steps else ()))
+            channel.offer(StepsEnded(n, steps[2:]))
+            time.sleep(0.3)  # another socket: the reply would overtake them
+            channel.send(ScriptSucceeded(n, 4, "d", steps, ChecksDone(("pages",), 4)))
         case "after_stale_replies":
             channel.send(ScriptSucceeded(n - 1, 1, "stale"))
             channel.send(ScriptFailed(n + 7, "failed", "E", "stale", "", ""))

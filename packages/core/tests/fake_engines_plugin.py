@@ -49,8 +49,11 @@ class Hook:
         self.progress = 0
         self._script = None
 
-    def start_job(self, *, name, function, args, kwargs, check_invariants, seed, want_trace):
+    def start_job(
+        self, *, name, function, args, kwargs, check_invariants, seed, want_trace, on_step=None
+    ):
         self.outcome = None
+        self._on_step = on_step
         self._want_trace, self._trace = want_trace, []
         self._steps = itertools.count()
         self.check_invariants = check_invariants
@@ -72,6 +75,8 @@ class Hook:
         else:
             trace = StepTrace(next(self._steps), "idle", {}, 1, 1)
             self._trace.append(trace)
+            if self._on_step is not None:
+                self._on_step(trace)
 
     def _end(self, error):
         self._script = None

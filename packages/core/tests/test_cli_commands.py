@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from scripted_core._version import __version__
 from scripted_core.cli import main
 from scripted_core.errors import EngineStartError
 from scripted_core.ports import JobOutcome
@@ -251,6 +252,7 @@ def test_engine_args_win_over_the_file(stub: StubPlugin, file: Path) -> None:
     ("arguments", "message", "hint"),
     [
         (["{file}:nope", "--backend", "stub"], "has no 'nope'", "scripts in it"),
+        (["{file}:script_tow", "--backend", "stub"], "script_tow", "did you mean script_two?"),
         (["{file}x", "--backend", "stub"], "there is no file", "FILE:NAME"),
         (["{file}:script_two", "--backend", "stubb"], "stubb", "stub"),
         (["{file}:script_two", "--backend", "absent"], "pip install absent", ""),
@@ -322,3 +324,31 @@ def test_wrong_usage_exits_with_2(stub: StubPlugin, capsys: pytest.CaptureFixtur
     assert exit_status("run") == 2
     assert exit_status("nonsense") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_text_that_utf8_cannot_hold_breaks_neither_json_nor_table(
+    stub: StubPlugin, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "def script_a(t):\n    yield\n    assert not '\\udc80', 'lone \\udc80'\n"
+    (tmp_path / "cli_surrogate.py").write_text(text, encoding="utf-8")
+    assert exit_status("run", tmp_path / "cli_surrogate.py", "--backend", "stub", "--json") == 1
+    out = capsys.readouterr().out
+    assert "lone \\udc80" in json.loads(out)["scripts"][0]["message"]
+    assert exit_status("run", tmp_path / "cli_surrogate.py", "--backend", "stub") == 1
+    assert "lone \\udc80" in capsys.readouterr().out
+
+
+def test_view_none_prints_the_verdict_only(
+    stub: StubPlugin, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status("run", f"{file}:script_two", "--backend", "stub", "--view", "none") == 0
+    heading, verdict = capsys.readouterr().out.splitlines()
+    assert heading.startswith("script_two on stub")
+    assert verdict.startswith("passed: 2 iterations")
+
+
+def test_the_version_comes_with_what_has_to_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("--version") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"scripted {__version__} (hook API ")
+    assert "wire protocol" in out

@@ -56,6 +56,10 @@ def skips(t):
     yield
 
 
+def streams(t):
+    yield
+
+
 def after_stale_replies(t):
     yield
 
@@ -245,6 +249,17 @@ def test_stale_replies_are_passed_over(start, capsys):
         server.execute_script(after_stale_replies)
     assert server.event_digest() == "fresh"
     assert [entry["event"] for entry in logs] == ["stale reply passed over"] * 2
+
+
+def test_a_listener_is_told_of_this_scripts_iterations(start):
+    server = start()
+    seen = []
+    server.execute_script(streams, on_step=seen.append)
+    assert [step.step for step in seen] == [1, 2, 4]
+    assert tuple(seen) == server.last_trace
+    assert server.last_checks.invariants == ("pages",)
+    server.execute_script(succeeds)
+    assert server.last_checks.iterations == 0
 
 
 def test_other_messages_do_not_end_a_wait(start):

@@ -43,7 +43,7 @@ TABLE = {
         "scripted_core",
         ours=("scripted_registry",),
         others=("msgspec", "zmq", "structlog", "pytest", "_pytest", "pluggy"),
-        edge=(("cli/", ("typer", "rich", "click")), ("__main__.py", ("typer", "rich"))),
+        edge=(("cli/", ("typer", "rich", "packaging")), ("__main__.py", ("typer", "rich"))),
     ),
     # The audit is checked vectorized, hence numpy; msgspec, zmq and structlog come with the wire
     # that it shares with core.
@@ -55,16 +55,29 @@ TABLE = {
     "packages/exhausters": Row("scripted_exhausters", ours=("scripted_core",)),
     "packages/chunked": Row("scripted_chunked", ours=("scripted_core",)),
     "packages/canary": Row("scripted_canary", ours=("scripted_core",), others=("torch", "numpy")),
+    # Data: checkpoints that any engine can load. What trained them needs the rest.
+    "packages/models": Row("scripted_models", others=("torch", "safetensors", "tokenizers")),
     # The hash model is numpy alone: torch's overhead per call decides at its size.
     "packages/engines/reference": Row(
         "scripted_reference",
-        ours=("scripted_hook",),
-        others=("aiohttp", "torch", "numpy", "msgspec", "structlog"),
+        ours=("scripted_hook", "scripted_models"),
+        others=(
+            "aiohttp",
+            "msgspec",
+            "numpy",
+            "prometheus_client",
+            "safetensors",
+            "structlog",
+            "tokenizers",
+            "torch",
+            "zmq",
+        ),
+        edge=(("faults/", ("typer", "rich", "pytest")),),
     ),
     # The engine itself is the user's own install, and brings its own dependencies.
     "packages/engines/sglang": Row(
         "scripted_sglang",
-        ours=("scripted_hook",),
+        ours=("scripted_hook", "scripted_models"),
         others=(
             "sglang",
             "torch",

@@ -42,7 +42,8 @@ class EngineSpec:
 
     `modes` are the modes it can run in, the default first. `check` says whether it can run here:
     it returns `None` when it can, otherwise what is missing and what to type; it must be quick and
-    must not import the engine. `None` for `check` itself means always usable.
+    must not import the engine. `None` for `check` itself means always usable. `remark` is asked of an
+    engine that can run, under the same conditions: what a person should know of it, or `None`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class EngineSpec:
     modes: tuple[EngineMode, ...]
     check: Callable[[], str | None] | None = None
     distribution: str | None = None
+    remark: Callable[[], str | None] | None = None
 
     def __post_init__(self) -> None:
         _check_name("an engine", self.name)

@@ -15,7 +15,7 @@ from scripted_core.capabilities import Capability
 from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
 from scripted_core.ops import ControlOp, ControlReceipt
 from scripted_core.requests import ClientStream, ReqSpec
-from scripted_core.trace import StepTrace
+from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
 from scripted_core.views import (
     FinishReason,
     QueueView,
@@ -204,6 +204,7 @@ class JobOutcome:
     last_state: str = ""
     steps: int = 0
     trace: tuple[StepTrace, ...] = ()
+    checks: ChecksDone = NOTHING_CHECKED
 
 
 class InProcessHook(SchedulerHookPort, Protocol):
@@ -219,6 +220,7 @@ class InProcessHook(SchedulerHookPort, Protocol):
         check_invariants: bool = True,
         seed: int = 0,
         want_trace: bool = False,
+        on_step: StepListener | None = None,
     ) -> None:
         """Take hold at the next iteration boundary, reset, then run the script."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
@@ -24,8 +25,21 @@ class RequestState(StrEnum):
     ABORTED = "aborted"
 
 
+class RequestProgress(msgspec.Struct, frozen=True, array_like=True):
+    """How far one request is, in tokens: prompt in the KV pool, prompt in all, output so far."""
+
+    computed_tokens: int
+    prompt_len: int
+    output_len: int
+
+
 class StepTrace(msgspec.Struct, frozen=True):
-    """One iteration: its batch, each request's state, free KV pages, and what was posted before."""
+    """One iteration: its batch, each request's state and progress, the KV pool, what was posted.
+
+    ``step`` counts from 1, ``operations`` were posted before the iteration. Pages are those of the
+    pool that every engine has; whatever is not free, evictable or held is in use. ``batch_rids`` are
+    the requests of the iteration's batches.
+    """
 
     step: int
     mode: str
@@ -33,3 +47,32 @@ class StepTrace(msgspec.Struct, frozen=True):
     free_pages: int
     total_pages: int
     operations: tuple[str, ...] = ()
+    evictable_pages: int = 0
+    held_pages: int = 0
+    batch_rids: tuple[str, ...] = ()
+    progress: dict[str, RequestProgress] = {}
+
+    @property
+    def used_pages(self) -> int:
+        """Pages that are neither free nor evictable nor held."""
+        return max(0, self.total_pages - self.free_pages - self.evictable_pages - self.held_pages)
+
+
+StepListener = Callable[[StepTrace], None]
+"""Told of each iteration of a script soon after it has ended."""
+
+
+class ChecksDone(msgspec.Struct, frozen=True):
+    """What the runtime checked of a script, besides the script's own asserts.
+
+    ``invariants`` (in words) held after each of ``iterations``; at the end ``clients`` requests had
+    received exactly the ``client_tokens`` tokens that the scheduler produced for them.
+    """
+
+    invariants: tuple[str, ...] = ()
+    iterations: int = 0
+    clients: int = 0
+    client_tokens: int = 0
+
+
+NOTHING_CHECKED = ChecksDone()

@@ -31,6 +31,7 @@ class Engine:
         self.scheduler = Scheduler(parse_engine_kwargs(kwargs), observer=self)
         self.prompts: dict[str, list[int]] = {}
         self.finishes: list[Req] = []
+        self.streams: dict[Req, list[int]] = {}
         self.batches: list[tuple[ForwardMode, dict[str, int], str | None]] = []
         self.receives = 0
         self.external_locks: Counter[Any] = Counter()
@@ -44,8 +45,18 @@ class Engine:
         chunked = batch.chunked_req.rid if batch.chunked_req else None
         self.batches.append((batch.forward_mode, computed, chunked))
 
+    def on_output(self, reqs: Sequence[Req]) -> None:
+        """As a front streams: each call brings one token of each request, and none after its end."""
+        assert len(set(reqs)) == len(reqs)
+        for req in reqs:
+            assert req not in self.finishes
+            stream = self.streams.setdefault(req, [])
+            assert len(req.output_ids) == len(stream) + 1, f"{req!r} streamed {len(stream)}"
+            stream.append(req.output_ids[-1])
+
     def on_finish(self, req: Req) -> None:
         assert req.finished()
+        assert self.streams.get(req, []) == req.output_ids
         assert req.req_pool_idx is None
         assert self.scheduler.requests.get(req.rid) is not req
         assert all(req is not other for other in self.finishes), f"{req!r} finished twice"
@@ -60,14 +71,28 @@ class Engine:
         priority: int | None = None,
         **sampling: Any,
     ) -> GenerateReq:
+        return self.ask(
+            rid, prompt, max_new_tokens=max_new_tokens, sampling=sampling, priority=priority
+        )
+
+    def ask(
+        self,
+        rid: str,
+        prompt: int | Sequence[int],
+        *,
+        max_new_tokens: int = 8,
+        sampling: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> GenerateReq:
+        """Post a request with any of the fields of `GenerateReq`."""
         ids = random_ids(rid, prompt) if isinstance(prompt, int) else list(prompt)
         spec = GenerateReq(
             rid=rid,
             input_ids=ids,
             sampling_params=SamplingParams(
-                max_new_tokens=max_new_tokens, **{"ignore_eos": True, **sampling}
+                max_new_tokens=max_new_tokens, **{"ignore_eos": True, **(sampling or {})}
             ),
-            priority=priority,
+            **fields,
         )
         refusal = self.scheduler.validate(spec)
         assert refusal is None, refusal

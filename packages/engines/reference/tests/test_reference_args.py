@@ -45,9 +45,9 @@ def test_the_small_model_is_the_hash_model(name: str) -> None:
 
 def test_what_has_no_effect_is_accepted_and_reported() -> None:
     args = parse_engine_kwargs(
-        {"mem_fraction_static": 0.5, "device": "cpu", "attention_backend": "triton"}
+        {"mem_fraction_static": 0.5, "dtype": "half", "attention_backend": "triton"}
     )
-    assert args.without_effect == ("attention_backend", "device", "mem_fraction_static")
+    assert args.without_effect == ("attention_backend", "dtype", "mem_fraction_static")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
@@ -64,10 +64,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     ("kwargs", "lack"),
     [
         ({"tp_size": 2}, "tensor parallelism"),
-        ({"dp_size": 4}, "data parallelism"),
         ({"pp_size": 2}, "pipeline parallelism"),
         ({"enable_mixed_chunk": True}, "mixing decodes"),
-        ({"disable_overlap_schedule": False}, "overlap"),
         ({"speculative_algorithm": "EAGLE3"}, "speculative decoding"),
         ({"speculative_num_steps": 3}, "speculative decoding"),
         ({"disaggregation_mode": "prefill"}, "disaggregation"),
@@ -108,8 +106,21 @@ def test_asking_for_nothing_special_is_fine() -> None:
         ("schedule_conservativeness", -0.1),
         ("schedule_conservativeness", float("nan")),
         ("random_seed", -3),
-        ("model_path", "some/other-model"),
+        ("model_path", ""),
         ("model_path", 3),
+        ("dp_size", 0),
+        ("disable_overlap_schedule", 0),
+        ("enable_lora", "yes"),
+        ("enable_metrics", 1),
+        ("load_format", "gguf"),
+        ("device", "tpu"),
+        ("device", "cuda:"),
+        ("served_model_name", ""),
+        ("lora_paths", "folder"),
+        ("lora_paths", [3]),
+        ("lora_paths", ["=folder"]),
+        ("lora_paths", ["a=here", "a=there"]),
+        ("lora_paths", {"a": 1}),
     ],
 )
 def test_an_impossible_value_is_refused_by_name_and_value(name: str, value: object) -> None:
@@ -117,6 +128,23 @@ def test_an_impossible_value_is_refused_by_name_and_value(name: str, value: obje
         parse_engine_kwargs({name: value})
     assert f"{name}={value!r}" in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"sql": "/a/sql", "/b": "/b"}, ["sql=/a/sql", "/b"], ("sql=/a/sql", "/b")],
+)
+def test_adapters_are_named_as_sglang_names_them(given: object) -> None:
+    args = parse_engine_kwargs({"model_path": "tiny", "lora_paths": given})
+    assert args.lora_paths == {"sql": "/a/sql", "/b": "/b"}
+    assert args.enable_lora
+    assert not parse_engine_kwargs({"model_path": "tiny", "lora_paths": []}).enable_lora
+
+
+def test_the_hash_model_takes_no_adapters() -> None:
+    with pytest.raises(ConfigError, match="no weights to adapt") as caught:
+        parse_engine_kwargs({"lora_paths": ["sql=/a/sql"]})
+    assert "'tiny'" in str(caught.value.hint)
 
 
 def test_sizes_that_do_not_go_together() -> None:

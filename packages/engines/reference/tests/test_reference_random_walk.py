@@ -21,6 +21,9 @@ CONFIGS: list[dict[str, Any]] = [
     {"page_size": 1, "schedule_conservativeness": 0.0},
     {"page_size": 4, "enable_priority_scheduling": True, "schedule_conservativeness": 0.0},
     {"page_size": 16, "chunked_prefill_size": -1},
+    {"page_size": 1, "disable_overlap_schedule": False},
+    {"page_size": 16, "disable_overlap_schedule": False, "schedule_conservativeness": 0.0},
+    {"page_size": 1, "disable_overlap_schedule": False, "disable_radix_cache": True},
 ]
 SMALL = {
     "max_total_tokens": 512,

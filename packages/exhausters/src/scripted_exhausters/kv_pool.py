@@ -32,7 +32,9 @@ class ScriptedKvPoolExhauster:
         A request can also get what the prefix tree would evict, so those pages count as left.
         ``evictable="evict"`` empties the tree first, and what is left is then on the free list.
         With ``"count"`` the tree is only evicted as far as it holds more than ``leave_pages``.
-        Raises ``ExhaustError`` when fewer than ``leave_pages`` are left already.
+        ``pool`` stands for the pool of that name and, where an engine has replicas, for those of
+        the same kind in each (``name@rank``): ``leave_pages`` are left in each. All or none of them
+        are held. Raises ``ExhaustError`` when fewer than ``leave_pages`` are left already.
         """
         require_int("exhaust_kv", "leave_pages", leave_pages, at_least=0)
         pools = self._port.kv_pools
@@ -41,7 +43,19 @@ class ScriptedKvPoolExhauster:
                 f"exhaust_kv: engine {self._port.name!r} has no KV pool {pool!r}",
                 hint=f"its pools: {', '.join(sorted(pools))}",
             )
-        found = pools[pool]
+        held_before = len(self._held)
+        try:
+            for name in pools:
+                if name == pool or name.startswith(f"{pool}@"):
+                    self._exhaust_one(pools[name], leave_pages=leave_pages, evictable=evictable)
+        except BaseException:
+            self._release_down_to(held_before)
+            raise
+
+    def _exhaust_one(
+        self, found: KvPool, *, leave_pages: int, evictable: Literal["count", "evict"]
+    ) -> None:
+        pool = found.name
         tree = self._port.prefix_tree
         if evictable == "evict" and tree is not None and tree.enabled:
             tree.evict(found.evictable, pool=pool)
@@ -66,6 +80,9 @@ class ScriptedKvPoolExhauster:
 
     def release(self) -> None:
         """Give every page back; may be called twice."""
-        while self._held:
+        self._release_down_to(0)
+
+    def _release_down_to(self, count: int) -> None:
+        while len(self._held) > count:
             pool, hold = self._held.pop()
             pool.release(hold)

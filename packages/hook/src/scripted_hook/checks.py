@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from scripted_core.errors import LeakDetected
-from scripted_core.views import FinishKind
+from scripted_core.trace import ChecksDone
+from scripted_core.views import Audit, FinishKind
 from scripted_registry import PluginManager, Violation
 
 from scripted_hook.adapter import EngineAdapter
@@ -20,6 +21,14 @@ LIVENESS_STEPS = 64
 CLIENT_END_TIMEOUT_S = 5.0
 _CUT_SHORT = frozenset({FinishKind.ABORT, FinishKind.REFUSED})
 """Ends whose client need not have received all of the output."""
+
+
+PAGE_OWNERS = "one owner for each KV page"
+ROW_OWNERS = "one owner for each request row"
+LOCK_REFS = "lock refs add up"
+APPEND_ONLY = "outputs only grow"
+PROGRESS = "work makes progress"
+BY_PLUGINS = "those of plugins"
 
 
 class InvariantChecks:
@@ -40,6 +49,19 @@ class InvariantChecks:
         self._memory = memory
         self._plugins = plugins
         self._plugins_check = plugins.has_impls("scripted_check_invariants")
+        self.begin()
+
+    def begin(self) -> None:
+        """A script begins: nothing of it has been checked yet."""
+        self._invariants: tuple[str, ...] = ()
+        self._iterations = 0
+        self._clients = 0
+        self._client_tokens = 0
+
+    @property
+    def done(self) -> ChecksDone:
+        """What has been checked of this script, and held."""
+        return ChecksDone(self._invariants, self._iterations, self._clients, self._client_tokens)
 
     def after_iteration(self, *, step: int, quiet_steps: int) -> LeakDetected | None:
         """Check the boundary after ``step``; ``quiet_steps`` iterations have run no batch."""
@@ -70,7 +92,22 @@ class InvariantChecks:
             )
         if self._plugins_check:
             found.extend(self._plugins.check_invariants(audit, step=step))
-        return self._leak(found) if found else None
+        if found:
+            return self._leak(found)
+        if not self._iterations:
+            self._invariants = self._names(audit)
+        self._iterations += 1
+        return None
+
+    def _names(self, audit: Audit) -> tuple[str, ...]:
+        return (
+            PAGE_OWNERS,
+            *((ROW_OWNERS,) if audit.rows is not None else ()),
+            *((LOCK_REFS,) if self._adapter.prefix_tree is not None else ()),
+            APPEND_ONLY,
+            PROGRESS,
+            *((BY_PLUGINS,) if self._plugins_check else ()),
+        )
 
     def at_the_end(self, *, step: int, ended: Sequence[str]) -> None:
         """Each request in ``ended`` has a client that received exactly its output.
@@ -98,6 +135,8 @@ class InvariantChecks:
                         )
                     ]
                 )
+            self._clients += 1
+            self._client_tokens += len(output_ids)
 
     def _has_stuck_work(self) -> bool:
         adapter = self._adapter

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from scripted_core.ports import JobOutcome
+from scripted_core.trace import StepListener
 
 _HOOK_MODULES = ("scripted_hook.", "scripted_core.sessions.")
 
@@ -25,6 +26,7 @@ class Job:
     seed: int = 0
     request_id: int = 0
     want_trace: bool = False
+    on_step: StepListener | None = None
 
     def begin(self, context: Any) -> Generator[Any, Any, Any]:
         """Call the script function; ``TypeError`` when what it returns is no generator."""

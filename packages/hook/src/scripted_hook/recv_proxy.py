@@ -128,14 +128,15 @@ class ScriptedTokenizerRecvProxy:
 
     def _read_ahead(self) -> list[Any]:
         fresh: list[Any] = []
-        while True:
-            try:
+        try:
+            while True:
                 message = self._underlying.recv_pyobj(zmq.NOBLOCK)
-            except zmq.Again:
-                self._buffer.extend(fresh)
-                return fresh
-            if not self._is_parked(message):
-                fresh.append(message)
+                if not self._is_parked(message):
+                    fresh.append(message)
+        except zmq.Again:
+            return fresh
+        finally:
+            self._buffer.extend(fresh)  # also when a later message cannot be decoded
 
     def _is_parked(self, message: Any) -> bool:
         if self._holding and self._parks is not None and self._parks(message):

@@ -16,6 +16,7 @@ from scripted_core.errors import LeakDetected
 from scripted_core.ops import Continue, ControlOp, ControlReceipt, MemoryOp, ReleaseHeld
 from scripted_core.ports import JobOutcome, port_of
 from scripted_core.requests import ClientStream, ReqSpec
+from scripted_core.trace import NOTHING_CHECKED, StepListener
 from scripted_core.views import FinishReason, ScriptedBatchRecord
 from scripted_registry import get_plugin_manager
 
@@ -189,6 +190,7 @@ class ScriptedSchedulerHook:
         check_invariants: bool = True,
         seed: int = 0,
         want_trace: bool = False,
+        on_step: StepListener | None = None,
     ) -> None:
         """Take hold at the coming iteration boundary, reset, then run the script."""
         self._begin(
@@ -200,6 +202,7 @@ class ScriptedSchedulerHook:
                 check_invariants=check_invariants,
                 seed=seed,
                 want_trace=want_trace,
+                on_step=on_step,
             )
         )
 
@@ -223,6 +226,7 @@ class ScriptedSchedulerHook:
         self._phase = Phase.RESET
         self._step = 0
         self._quiet_steps = 0
+        self._checks.begin()
         self.adapter.begin_hold()
         if not self._warm:
             self._warm = True
@@ -291,7 +295,8 @@ class ScriptedSchedulerHook:
         self._forwards = 0
         self._chunked_before = self._extended = ()
         self._unchecked_ends = []
-        self._recorder = Recorder(self.adapter) if job.want_trace else None
+        wanted = job.want_trace or job.on_step is not None
+        self._recorder = Recorder(self.adapter, on_step=job.on_step) if wanted else None
         context = ScriptedContext(
             scheduler_hook=self, tokenizer_recv_proxy=self._proxy, http_poster=self._poster
         )
@@ -353,7 +358,7 @@ class ScriptedSchedulerHook:
             self._quiet_steps = 0
             self._unchecked_ends.append(rid)
             if self._recorder is not None:
-                self._recorder.on_finish(rid, reason)
+                self._recorder.on_finish(rid, reason, len(output_ids))
             self._events.add("finish", self._step, rid, reason.kind.value, list(output_ids))
 
     def apply_memory_op(self, op: MemoryOp) -> None:
@@ -374,6 +379,7 @@ class ScriptedSchedulerHook:
             last_state="" if error is None else self.describe_state(),
             steps=self._step,
             trace=() if self._recorder is None else self._recorder.steps,
+            checks=self._checks.done if job.check_invariants else NOTHING_CHECKED,
         )
         if error is not None:
             self._close_script()

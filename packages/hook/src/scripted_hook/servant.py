@@ -10,6 +10,7 @@ from scripted_core.logs import get_logger, set_log_context
 from scripted_core.ports import JobOutcome
 from scripted_core.scripts import ScriptLoader
 from scripted_core.sessions.outcome import to_message
+from scripted_core.trace import StepListener
 from scripted_core.wire.messages import (
     PROTOCOL_VERSION,
     HookReady,
@@ -23,6 +24,7 @@ from scripted_core.wire.transport import Channel
 
 from scripted_hook.adapter import EngineAdapter
 from scripted_hook.job import Job, script_traceback
+from scripted_hook.step_stream import StepStream
 
 _log = get_logger("scripted.hook")
 
@@ -81,7 +83,9 @@ class WireServant:
         set_log_context(script=None, step=None)
         if outcome.error is None:
             self._channel.send(
-                ScriptSucceeded(job.request_id, outcome.steps, digest, outcome.trace)
+                ScriptSucceeded(
+                    job.request_id, outcome.steps, digest, outcome.trace, outcome.checks
+                )
             )
         else:
             self._channel.send(to_message(job.request_id, outcome))
@@ -129,4 +133,8 @@ class WireServant:
             seed=request.seed,
             request_id=request.request_id,
             want_trace=request.want_trace,
+            on_step=self._stream_of(request) if request.stream_steps else None,
         )
+
+    def _stream_of(self, request: RunScript) -> StepListener:
+        return StepStream(channel=self._channel, request_id=request.request_id).add

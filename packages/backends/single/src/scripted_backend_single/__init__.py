@@ -1,4 +1,4 @@
-"""Single-device topology for scripted: engine arguments, CI stages and steps for scripts."""
+"""Single-device topology for scripted: engine arguments, CI stages, scenarios and pressures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ from scripted_backend_single.arguments import (
     paged_device_kwargs,
     single_device_kwargs,
 )
+from scripted_backend_single.matrix import (
+    Axis,
+    Case,
+    Choice,
+    Configuration,
+    all_cases,
+    all_configurations,
+    covering_cases,
+    engine_axes,
+    pairwise_configurations,
+)
+from scripted_backend_single.pressures import PRESSURES, Applied, Pressure
+from scripted_backend_single.running import (
+    ScenarioRun,
+    compare_with_undisturbed,
+    require_undisturbed,
+    run_scenario,
+    undisturbed_outputs,
+)
+from scripted_backend_single.scenarios import SCENARIOS, Prompt, Scenario
 from scripted_backend_single.steps import (
     flush,
     require_at_rest,
@@ -22,12 +42,32 @@ __all__ = [
     "CHUNK_TOKENS",
     "CONTEXT_TOKENS",
     "PAGE_TOKENS",
+    "PRESSURES",
+    "SCENARIOS",
+    "Applied",
+    "Axis",
+    "Case",
+    "Choice",
+    "Configuration",
+    "Pressure",
+    "Prompt",
+    "Scenario",
+    "ScenarioRun",
     "__version__",
+    "all_cases",
+    "all_configurations",
+    "compare_with_undisturbed",
+    "covering_cases",
+    "engine_axes",
     "flush",
     "paged_device_kwargs",
+    "pairwise_configurations",
     "require_at_rest",
+    "require_undisturbed",
+    "run_scenario",
     "run_steps",
     "settle",
     "single_device_kwargs",
     "undisturbed_output",
+    "undisturbed_outputs",
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from scripted_registry import get_plugin_manager
 
+from scripted_core.cli.doctor_command import doctor
 from scripted_core.cli.list_command import list_installed
 from scripted_core.cli.run_command import run
-from scripted_core.errors import ScriptedError
+from scripted_core.cli.serve_command import serve
+from scripted_core.cli.signals import EndingSignals
+from scripted_core.errors import PluginError, ScriptedError
 
 PROGRAM = "scripted"
 
@@ -26,10 +30,15 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Nothing ran: a mistake in what was asked for, or in what is installed."""
     INTERRUPTED = 130
+    """Ctrl-C; after another signal it is 128 and the signal's number, as in a shell."""
 
 
-def build_app() -> typer.Typer:
-    """The typer application with the commands of this package and of every plugin."""
+def build_app() -> tuple[typer.Typer, PluginError | None]:
+    """The typer application with the commands of this package and of every plugin.
+
+    When plugins cannot be loaded it is without theirs, and the error comes with it: `doctor` has to
+    run then too, and a command that needs plugins raises the error itself.
+    """
     app = typer.Typer(
         name=PROGRAM,
         add_completion=False,
@@ -40,25 +49,66 @@ def build_app() -> typer.Typer:
     app.callback()(_about)
     app.command("run")(run)
     app.command("list")(list_installed)
-    get_plugin_manager().hook.scripted_register_commands(app=app)
-    return app
+    app.command("doctor")(doctor)
+    app.command("serve")(serve)
+    try:
+        get_plugin_manager().hook.scripted_register_commands(app=app)
+    except PluginError as error:
+        return app, error
+    return app, None
 
 
-def _about() -> None:
-    """Scripts that drive an LLM serving engine's scheduler, one iteration per `yield`."""
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from scripted_core.cli.version import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    """Scripts that drive an LLM serving engine's scheduler, one iteration per `yield`.
+
+    Start with `scripted doctor`, which says what is there and what to type for what is missing; then
+    `scripted run FILE` runs the scripts of a file and shows each iteration.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit. A mistake of the user's is a message and a hint, no traceback."""
+    _never_fail_to_print()
+    with EndingSignals() as signals:
+        status = _status_of(arguments)
+    if signals.received is not None and status != ExitCode.OK:
+        typer.secho(f"ended by {signals.received.name}", fg="yellow", err=True)
+        sys.exit(128 + signals.received)
+    if status == ExitCode.INTERRUPTED:
+        typer.secho("interrupted", fg="yellow", err=True)
+    sys.exit(status)
+
+
+def _status_of(arguments: Sequence[str] | None) -> int:
+    broken: PluginError | None = None
     try:
-        build_app()(None if arguments is None else list(arguments), prog_name=PROGRAM)
+        app, broken = build_app()
+        app(None if arguments is None else list(arguments), prog_name=PROGRAM)
     except ScriptedError as error:
         print_error(error)
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except KeyboardInterrupt:
-        typer.secho("interrupted", fg="yellow", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
-    sys.exit(ExitCode.OK)
+        return ExitCode.INTERRUPTED
+    except SystemExit as end:
+        if end.code == ExitCode.USAGE and broken is not None:
+            print_error(broken)  # the command that was asked for may be a plugin's
+        return end.code if isinstance(end.code, int) else ExitCode.OK
+    return ExitCode.OK
 
 
 def print_error(error: ScriptedError) -> None:
@@ -66,3 +116,10 @@ def print_error(error: ScriptedError) -> None:
     typer.secho(f"error: {error.message}", fg="red", err=True)
     if error.hint is not None:
         typer.secho(f"hint: {error.hint}", fg="yellow", err=True)
+
+
+def _never_fail_to_print() -> None:
+    """What a stream's encoding cannot hold (a lone surrogate in UTF-8) is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from scripted_core.cli.execute import Ran
 from scripted_core.cli.find import FoundScripts
+from scripted_core.cli.results import Ran
 
 
 def results_as_json(results: Sequence[Ran], found: FoundScripts) -> str:
@@ -17,13 +18,14 @@ def results_as_json(results: Sequence[Ran], found: FoundScripts) -> str:
         "left_out": found.left_out,
         "scripts": [
             {
-                "name": result.name,
-                "engine": result.engine,
-                "mode": result.mode,
-                "seed": result.seed,
+                "name": result.heading.name,
+                "engine": result.heading.engine,
+                "mode": result.heading.mode,
+                "seed": result.heading.seed,
                 "outcome": result.outcome,
                 "steps": result.steps,
                 "invariants_checked": result.invariants_checked,
+                "checked": result.checks,
                 "event_digest": result.digest,
                 "error_code": result.code,
                 "message": result.text or None,
@@ -32,4 +34,21 @@ def results_as_json(results: Sequence[Ran], found: FoundScripts) -> str:
             for result in results
         ],
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    try:
+        encoded = msgspec.json.encode(document)
+    except UnicodeEncodeError:  # a lone surrogate, in a message for one
+        encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+    return msgspec.json.format(encoded, indent=2).decode()
+
+
+def _encodable(value: Any) -> Any:
+    """``value`` with every text as UTF-8 can hold it."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_encodable(item) for item in value]
+        case _:
+            return value

@@ -6,59 +6,30 @@ import logging
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 import structlog
 
 from scripted_core.capabilities import Capability
 from scripted_core.cli.find import FoundScript, FoundScripts
+from scripted_core.cli.results import Heading, Ran, RunOutcome, RunView
 from scripted_core.errors import ConfigError, ScriptedError, ScriptFailed
 from scripted_core.sessions.base import Session, make_config, start_session
-from scripted_core.trace import StepTrace
-
-
-class RunOutcome(StrEnum):
-    """How a script ended."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    XFAILED = "xfailed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """One script that was run: where, how it ended, and what happened in it."""
-
-    name: str
-    engine: str
-    mode: str
-    seed: int
-    outcome: RunOutcome
-    invariants_checked: bool
-    trace: tuple[StepTrace, ...] = ()
-    digest: str | None = None
-    """Digest of all events; only of a script that passed."""
-    text: str = ""
-    """Why it did not pass."""
-    code: str | None = None
-    """Code of the error, when it was one of ours."""
-
-    @property
-    def steps(self) -> int:
-        """Scheduler iterations that the script took."""
-        return len(self.trace)
+from scripted_core.trace import NOTHING_CHECKED
 
 
 def execute(
-    found: FoundScripts, *, backend: str | None, seed: int, overrides: Mapping[str, Any]
-) -> Iterator[Ran]:
-    """Run the scripts in the order of the file, and yield each result when it is there.
+    found: FoundScripts,
+    *,
+    backend: str | None,
+    seed: int,
+    overrides: Mapping[str, Any],
+    view: RunView,
+) -> list[Ran]:
+    """Run the scripts in the order of the file, and show ``view`` each as it goes.
 
     An engine is kept for the next script when that wants the same one. Raises what a start of an
     engine raises (``EngineStartError``, ``ConfigError``, …); a script's own end is in its result.
@@ -66,7 +37,10 @@ def execute(
     _log_to_stderr()
     session: Session | None = None
     stall_timeout_s: float | None = None
+    results = []
     try:
+        for name, reason in found.left_out.items():
+            view.left_out(name, reason, found.path)
         for script in found.scripts:
             config = make_config(backend, {**script.engine_kwargs, **overrides}, seed=seed)
             wanted_s = script.options.get("stall_timeout_s")
@@ -76,28 +50,38 @@ def execute(
                 session.shutdown()
                 session = None
             if session is None:
-                session = start_session(config, stall_timeout_s=wanted_s)
+                with view.starting(config.engine):
+                    session = start_session(config, stall_timeout_s=wanted_s)
                 stall_timeout_s = wanted_s
-            yield _run_one(session, script, found.path)
+            results.append(_run_one(session, script, path=found.path, view=view))
+    except BaseException:
+        view.interrupted()
+        raise
     finally:
         if session is not None:
             session.shutdown()
+    return results
 
 
-def _run_one(session: Session, script: FoundScript, path: Path) -> Ran:
+def _run_one(session: Session, script: FoundScript, *, path: Path, view: RunView) -> Ran:
+    heading = Heading(
+        name=script.name,
+        engine=session.config.engine,
+        mode=session.config.mode.value,
+        seed=session.config.seed,
+    )
     outcome, text, code, digest = RunOutcome.PASSED, "", None, None
     check_invariants = bool(script.options.get("check_invariants", True))
     missing = _missing_capability(session, script)
-    trace: tuple[StepTrace, ...] = ()
-    if missing is not None:
-        outcome, text = RunOutcome.SKIPPED, missing
-    else:
+    on_step = view.begin(heading)
+    if missing is None:
         try:
             session.execute_script(
                 script.function,
                 timeout_s=script.options.get("timeout_s"),
                 check_invariants=check_invariants,
                 want_trace=True,
+                on_step=on_step,
             )
             digest = session.event_digest()
         except pytest.skip.Exception as skip:
@@ -107,19 +91,20 @@ def _run_one(session: Session, script: FoundScript, path: Path) -> Ran:
         except (Exception, pytest.fail.Exception) as error:
             outcome, text = RunOutcome.FAILED, _explain(error, path)
             code = error.code if isinstance(error, ScriptedError) else None
-        trace = session.last_trace
-    return Ran(
-        name=script.name,
-        engine=session.config.engine,
-        mode=session.config.mode.value,
-        seed=session.config.seed,
+    else:
+        outcome, text = RunOutcome.SKIPPED, missing
+    result = Ran(
+        heading=heading,
         outcome=outcome,
         invariants_checked=check_invariants,
-        trace=trace,
+        checks=session.last_checks if missing is None else NOTHING_CHECKED,
+        trace=session.last_trace if missing is None else (),
         digest=digest,
         text=text,
         code=code,
     )
+    view.end(result)
+    return result
 
 
 def _missing_capability(session: Session, script: FoundScript) -> str | None:
@@ -156,10 +141,20 @@ def _frames(start: types.TracebackType | None) -> str:
     return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(start))
 
 
+class _CurrentStderr:
+    """Writes to whatever ``sys.stderr`` is at the time: a live view puts itself in its place."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def _log_to_stderr() -> None:
     """Keep stdout for results: warnings and worse go to stderr, unless logging is set up already."""
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+            logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _CurrentStderr())),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scripted_core.cli.text import closest
 from scripted_core.errors import ConfigError, ScriptNotImportable
 from scripted_core.scripts.rewrite import compile_rewritten, install_comparison_details
 
@@ -116,8 +117,13 @@ def _candidates(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
 def _named(module: types.ModuleType, name: str, path: Path) -> Callable[..., Any]:
     function: Callable[..., Any] | None = vars(module).get(name)
     if function is None:
-        known = ", ".join(_candidates(module)) or "none"
-        raise ConfigError(f"{path.name} has no {name!r}", hint=f"scripts in it: {known}")
+        scripts = _candidates(module)
+        meant = closest(name, scripts)
+        raise ConfigError(
+            f"{path.name} has no {name!r}",
+            hint=(f"did you mean {meant}? " if meant else "")
+            + f"scripts in it: {', '.join(scripts) or 'none'}",
+        )
     if not inspect.isgeneratorfunction(function):
         raise ConfigError(
             f"{name!r} in {path.name} is a {type(function).__name__}, not a generator function",

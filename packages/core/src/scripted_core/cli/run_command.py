@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripted_core.cli.engine_args import parse_engine_args
-from scripted_core.cli.execute import Ran, RunOutcome, execute
-from scripted_core.cli.find import find_scripts
+from scripted_core.cli.view_choice import View
 
 
 def run(
@@ -18,7 +16,7 @@ def run(
     ],
     backend: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Engine to run on; `scripted list` shows them."),
+        typer.Option(metavar="NAME[:MODE]", help="Engine to run on; `scripted list` shows them."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of request ids and of the engine.")] = 0,
     engine_arg: Annotated[
@@ -28,35 +26,57 @@ def run(
             help="An argument of the engine (SGLang's names); wins over the file's. Repeatable.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of tables.")] = False,
+    view: Annotated[
+        View,
+        typer.Option(
+            help="live: requests as rows, drawn while the script runs. table: an iteration a row. "
+            "none: the verdict only. auto: live on a terminal, else a table."
+        ),
+    ] = View.AUTO,
+    slow: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            max=60.0,
+            help="Replay the live view after the run, with so many seconds for each iteration.",
+        ),
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a view.")] = False,
 ) -> None:
-    """Run the scripts of a file and print what happened, iteration by iteration.
+    """Run the scripts of a file and show what happens, iteration by iteration.
 
     A script is a generator function `script_…(t)` or `test_…(t)`. Its engine's arguments come from
     `ENGINE_KWARGS` of the module and from `pytest.mark.scripted`, as under pytest. Scripts that take
     fixtures or parameters need pytest.
 
-    Example: `scripted run examples/retract_and_resume.py --backend reference`
+    Examples:
+
+    `scripted run examples/retract_and_resume.py`
+
+    `scripted run test_mine.py:test_one --backend sglang --engine-arg page_size=16`
+
+    `scripted run test_mine.py --slow 0.2`
+
+    `scripted run test_mine.py --json > run.json`
 
     Exit status: 0 when every script succeeded or was skipped for a missing capability, 1 when one
-    failed, 2 when nothing could be run.
+    failed, 2 when nothing could be run, 130 after Ctrl-C.
     """
+    # What a run needs is imported here: `list`, `doctor` and `--help` go without it.
+    from scripted_core.cli.engine_args import parse_engine_args
+    from scripted_core.cli.execute import execute
+    from scripted_core.cli.find import find_scripts
+    from scripted_core.cli.results import RunOutcome
+    from scripted_core.cli.run_views import NoView, make_view
+
     overrides = parse_engine_args(engine_arg or [])
     found = find_scripts(target)
-    results: list[Ran] = []
+    shown = NoView() if as_json else make_view(view, slow_s=slow)
+    results = execute(found, backend=backend, seed=seed, overrides=overrides, view=shown)
     if as_json:
-        results.extend(execute(found, backend=backend, seed=seed, overrides=overrides))
         from scripted_core.cli.as_json import results_as_json
 
         typer.echo(results_as_json(results, found))
-    else:
-        from scripted_core.cli.trace_table import TracePrinter
-
-        printer = TracePrinter()
-        for name, reason in found.left_out.items():
-            printer.left_out(name, reason, found.path)
-        for result in execute(found, backend=backend, seed=seed, overrides=overrides):
-            results.append(result)
-            printer.script(result)
     if any(result.outcome is RunOutcome.FAILED for result in results):
         raise typer.Exit(1)

@@ -1,105 +1,166 @@
-"""What happened in a script, as a table: an iteration a row, a request a column."""
+"""What happened in a script, as a table: an iteration a row, a request a column.
+
+Where the requests need more room than there is, each has one letter instead; where even that is too
+much, they are counted by state.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from scripted_core.cli.execute import Ran, RunOutcome
+from scripted_core.cli.palette import LOOKS
+from scripted_core.cli.text import printable
 from scripted_core.trace import RequestState, StepTrace
 
-_PIPE_WIDTH = 240
 _STATE_WIDTH = max(len(state) for state in RequestState)
-_STYLES = {
-    RequestState.WAITING: "yellow",
-    RequestState.CHUNK: "blue",
-    RequestState.PREFILL: "bold blue",
-    RequestState.DECODE: "green",
-    RequestState.RUNNING: "green dim",
-    RequestState.RETRACTED: "magenta",
-    RequestState.PAUSED: "cyan",
-    RequestState.FINISHED: "bold green",
-    RequestState.ABORTED: "bold red",
-}
-_OUTCOME_STYLES = {
-    RunOutcome.PASSED: "bold green",
-    RunOutcome.FAILED: "bold red",
-    RunOutcome.SKIPPED: "bold yellow",
-    RunOutcome.XFAILED: "bold yellow",
-}
+_LEAST_POSTED_WIDTH = 16
+_LONGEST_POSTED = 400
+_MOST_LETTERS = 100
+_BETWEEN = " | "
+_EDGES = 4  # "| " and " |"
 
 
-class TracePrinter:
-    """Prints results to stdout: in colours to a terminal, as plain ASCII to anything else."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        console = console or Console(highlight=False)
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False)
-        self._console = console
-
-    def left_out(self, name: str, reason: str, path: Path) -> None:
-        """A script that only pytest can run."""
-        self._console.print(
-            Text(f"{name} is left out: {reason}; run it with: pytest {path.name}::{name}")
-        )
-
-    def script(self, result: Ran) -> None:
-        """One script: heading, iterations, and what was checked or what went wrong."""
-        self._console.print(
-            Text.assemble(
-                (result.name, "bold"),
-                f" on {result.engine} ({result.mode.replace('_', '-')}), seed {result.seed}",
-            )
-        )
-        if result.trace:
-            self._console.print(self._table(result.trace))
-        if result.text and result.outcome is RunOutcome.FAILED:
-            self._console.print(Text(result.text), soft_wrap=True)
-        self._console.print(_verdict(result), soft_wrap=True)
-
-    def _table(self, trace: Sequence[StepTrace]) -> Table:
-        plain = not self._console.is_terminal
-        table = Table(
-            box=box.ASCII2 if plain else box.SIMPLE_HEAD,
-            show_edge=plain,
-            padding=(0, 1) if plain else 0,
-        )
-        # Only what was posted gives way on a narrow terminal.
-        table.add_column("iteration", justify="right", no_wrap=True)
-        table.add_column("batch", no_wrap=True)
-        rids = list(dict.fromkeys(rid for step in trace for rid in step.states))
-        for rid in rids:
-            table.add_column(Text(rid, overflow="fold"), min_width=_STATE_WIDTH)
-        table.add_column("KV free", justify="right", no_wrap=True)
-        table.add_column("posted before it", overflow="fold")
-        for step in trace:
-            table.add_row(
-                str(step.step),
-                Text(step.mode),
-                *(_state(step.states.get(rid)) for rid in rids),
-                f"{step.free_pages}/{step.total_pages}",
-                Text("; ".join(step.operations)),
-            )
-        return table
+def table_lines(trace: Sequence[StepTrace], *, width: int) -> Iterator[Text]:
+    """The table, line by line, at most ``width`` cells wide if the terminal is not very narrow."""
+    rids = list(dict.fromkeys(rid for step in trace for rid in step.states))
+    posted = [_posted(step) for step in trace]
+    first = [
+        _Column("iteration", [str(step.step) for step in trace], right=True),
+        _Column("batch", [step.mode for step in trace]),
+    ]
+    last = _Column(
+        "KV free", [f"{step.free_pages}/{step.total_pages}" for step in trace], right=True
+    )
+    longest = max([len("posted before it"), *(len(text) for text in posted)])
+    room = width - _EDGES - sum(len(_BETWEEN) + column.width for column in (*first, last))
+    room_for_states = room - min(longest, _LEAST_POSTED_WIDTH)
+    shape = _shape(trace, rids, room_for_states)
+    if isinstance(shape, _Letters):
+        yield from _key(rids, width)
+    taken = sum(column.width + len(_BETWEEN) for column in shape.columns)
+    posted_width = min(longest, max(room - taken, _LEAST_POSTED_WIDTH))
+    layout = _Layout([*first, *shape.columns, last], posted_width)
+    yield layout.rule()
+    yield layout.headings()
+    yield layout.rule()
+    for i, step in enumerate(trace):
+        before = [Text(column.cells[i]) for column in first]
+        yield from layout.row([*before, *shape.cells(step), Text(last.cells[i])], posted[i])
+    yield layout.rule()
 
 
-def _state(state: RequestState | None) -> Text:
-    return Text("") if state is None else Text(state.value, style=_STYLES[state])
+class _Column:
+    def __init__(
+        self, heading: str, cells: list[str], *, right: bool = False, least: int = 0
+    ) -> None:
+        self.heading = heading
+        self.cells = cells
+        self.right = right
+        self.width = max([least, len(heading), *(len(cell) for cell in cells)])
 
 
-def _verdict(result: Ran) -> Text:
-    iterations = f"{result.steps} iteration{'' if result.steps == 1 else 's'}"
-    verdict = Text.assemble((result.outcome.value, _OUTCOME_STYLES[result.outcome]))
-    if result.outcome is RunOutcome.PASSED:
-        invariants = "held after each" if result.invariants_checked else "not checked"
-        return verdict.append(f": {iterations}, invariants {invariants}, events {result.digest}")
-    if result.outcome is RunOutcome.FAILED:
-        return verdict.append(f" after {iterations}")
-    return verdict.append(f": {result.text}")
+class _Words:
+    """A column for each request, with the word for its state."""
+
+    def __init__(self, rids: Sequence[str]) -> None:
+        self._rids = rids
+        self.columns = [_Column(rid, [], least=_STATE_WIDTH) for rid in rids]
+
+    def cells(self, step: StepTrace) -> list[Text]:
+        states = [step.states.get(rid) for rid in self._rids]
+        return [
+            Text() if state is None else Text(state.value, style=LOOKS[state].word_style)
+            for state in states
+        ]
+
+
+class _Letters:
+    """One column, with a letter for each request."""
+
+    def __init__(self, rids: Sequence[str]) -> None:
+        self._rids = rids
+        self.columns = [_Column("requests", [], least=len(rids))]
+
+    def cells(self, step: StepTrace) -> list[Text]:
+        line = Text()
+        for rid in self._rids:
+            state = step.states.get(rid)
+            if state is None:
+                line.append(" ")
+            else:
+                line.append(LOOKS[state].letter, style=LOOKS[state].word_style)
+        return [line]
+
+
+class _Counts:
+    """One column, with how many requests are in each state."""
+
+    def __init__(self, trace: Sequence[StepTrace]) -> None:
+        self.columns = [_Column("requests", [_counts(step) for step in trace])]
+
+    def cells(self, step: StepTrace) -> list[Text]:
+        return [Text(_counts(step))]
+
+
+def _counts(step: StepTrace) -> str:
+    counts = Counter(step.states.values())
+    return ", ".join(f"{counts[state]} {state}" for state in RequestState if counts[state])
+
+
+def _shape(
+    trace: Sequence[StepTrace], rids: Sequence[str], room: int
+) -> _Words | _Letters | _Counts:
+    words = _Words(rids)
+    if sum(column.width + len(_BETWEEN) for column in words.columns) <= room:
+        return words
+    if len(rids) <= min(_MOST_LETTERS, max(room - len(_BETWEEN), len("requests"))):
+        return _Letters(rids)
+    return _Counts(trace)
+
+
+class _Layout:
+    """Columns of fixed width, and at the end what was posted, wrapped where it has to be."""
+
+    def __init__(self, columns: Sequence[_Column], posted_width: int) -> None:
+        self._columns = columns
+        self._posted_width = posted_width
+
+    def rule(self) -> Text:
+        widths = [*(column.width for column in self._columns), self._posted_width]
+        return Text("+" + "+".join("-" * (width + 2) for width in widths) + "+")
+
+    def headings(self) -> Text:
+        return self._line([Text(column.heading) for column in self._columns], "posted before it")
+
+    def row(self, cells: Sequence[Text], posted: str) -> Iterator[Text]:
+        first, *others = textwrap.wrap(posted, self._posted_width) or [""]
+        yield self._line(cells, first)
+        for other in others:
+            yield self._line([Text()] * len(self._columns), other)
+
+    def _line(self, cells: Sequence[Text], posted: str) -> Text:
+        line = Text("| ")
+        for column, cell in zip(self._columns, cells, strict=True):
+            padding = " " * (column.width - cell.cell_len)
+            line.append_text(Text(padding) + cell if column.right else cell + Text(padding))
+            line.append(_BETWEEN)
+        return line.append(posted.ljust(self._posted_width)).append(" |")
+
+
+def _posted(step: StepTrace) -> str:
+    text = printable("; ".join(step.operations))
+    return text if len(text) <= _LONGEST_POSTED else f"{text[:_LONGEST_POSTED]}..."
+
+
+def _key(rids: Sequence[str], width: int) -> Iterator[Text]:
+    yield from _wrapped("requests, from left to right: " + ", ".join(rids), width)
+    letters = ", ".join(f"{look.letter} {state.value}" for state, look in LOOKS.items())
+    yield from _wrapped(letters, width)
+
+
+def _wrapped(text: str, width: int) -> Iterator[Text]:
+    yield from map(Text, textwrap.wrap(text, max(width, 20)))

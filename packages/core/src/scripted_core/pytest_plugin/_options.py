@@ -16,8 +16,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="engine to run scripted tests on; repeat it to run every test on each "
-        "(default: reference, when it is installed)",
+        help="engine to run scripted tests on, also with its mode (reference:server); repeat it to run "
+        "every test on each (default: reference, when it is installed)",
     )
     group.addoption(
         "--scripted-seed",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
 from scripted_core.errors import ConfigError, EngineStartError
-from scripted_core.trace import StepTrace
+from scripted_core.trace import ChecksDone, StepListener, StepTrace
 
 ENV_BACKEND = "SCRIPTED_BACKEND"
 ENV_STALL_TIMEOUT = "SCRIPTED_STALL_TIMEOUT_S"
@@ -43,6 +43,7 @@ class Session(Protocol):
         timeout_s: float | None = None,
         check_invariants: bool = True,
         want_trace: bool = False,
+        on_step: StepListener | None = None,
     ) -> None:
         """Reset the engine, then run ``fn(t, *args, **kwargs)`` inside it to its end."""
         ...
@@ -50,6 +51,11 @@ class Session(Protocol):
     @property
     def last_trace(self) -> tuple[StepTrace, ...]:
         """The latest script iteration by iteration, if it ran with ``want_trace``."""
+        ...
+
+    @property
+    def last_checks(self) -> ChecksDone:
+        """What the runtime checked of the latest script."""
         ...
 
     def event_digest(self) -> str:
@@ -68,17 +74,18 @@ def make_config(
     mode: EngineMode | None = None,
     seed: int = 0,
 ) -> EngineConfig:
-    """The configuration for ``backend``.
+    """The configuration for ``backend``, an engine's name or ``NAME:MODE`` (``reference:server``).
 
-    Without one it is ``$SCRIPTED_BACKEND``, the embedded engine, or the only one that would do.
+    Without one it is ``$SCRIPTED_BACKEND``, the embedded engine, or the only one that would do. A
+    name alone stands for the engine in ``mode``, or else in the mode that it prefers.
 
     Raises ``PluginNotFound`` for an engine that is not installed, ``ConfigError`` for a mode that
     it does not have or when the choice is open, ``EngineStartError`` when the engine says that it
     cannot be used here.
     """
     plugins = get_plugin_manager()
-    name = backend or os.environ.get(ENV_BACKEND) or None
-    if name is None:
+    named = backend or os.environ.get(ENV_BACKEND) or None
+    if named is None:
         fitting = [
             spec.name for spec in plugins.engines().values() if mode is None or mode in spec.modes
         ]
@@ -90,9 +97,15 @@ def make_config(
                 + (f": {', '.join(sorted(fitting))}" if fitting else ""),
                 hint=f"pass backend=…, set ${ENV_BACKEND}, or pip install 'scripted-core[reference]'",
             )
-        name = fitting[0]
+        named = fitting[0]
+    name, named_mode = parse_backend(named)
     spec = plugins.engine(name)
-    chosen = mode or spec.modes[0]
+    if mode is not None and named_mode is not None and named_mode is not mode:
+        raise ConfigError(
+            f"backend {named!r} cannot be used where an engine has to run {mode.value}",
+            hint=f"name it {name!r}, or {backend_name(name, mode)!r}",
+        )
+    chosen = named_mode or mode or spec.modes[0]
     if chosen not in spec.modes:
         raise ConfigError(
             f"engine {name!r} does not run {chosen.value}",
@@ -102,6 +115,25 @@ def make_config(
     if missing is not None:
         raise EngineStartError(f"engine {name!r} cannot be used here: {missing}")
     return EngineConfig(engine=name, kwargs=dict(engine_kwargs), mode=chosen, seed=seed)
+
+
+def parse_backend(text: str) -> tuple[str, EngineMode | None]:
+    """Engine and mode of ``NAME`` or ``NAME:MODE``; ``ConfigError`` for a mode that there is not."""
+    name, colon, mode = text.partition(":")
+    if not colon:
+        return name, None
+    try:
+        return name, EngineMode(mode)
+    except ValueError:
+        raise ConfigError(
+            f"backend {text!r}: {mode!r} is no mode of an engine",
+            hint="for example " + " or ".join(f"{name}:{known.value}" for known in EngineMode),
+        ) from None
+
+
+def backend_name(engine: str, mode: EngineMode) -> str:
+    """An engine in a mode, as ``make_config`` reads it."""
+    return f"{engine}:{mode.value}"
 
 
 def start_session(config: EngineConfig, *, stall_timeout_s: float | None = None) -> Session:

@@ -7,7 +7,8 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import zmq
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
@@ -35,7 +36,7 @@ from scripted_core.sessions.lifecycle import (
 from scripted_core.sessions.outcome import damage, raise_remote
 from scripted_core.sessions.server_process import ServerProcess
 from scripted_core.sessions.startup import SilenceWatch, await_http, check_hello
-from scripted_core.trace import StepTrace
+from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
 from scripted_core.wire.address import SessionAddress, create_address
 from scripted_core.wire.messages import (
     HookReady,
@@ -45,8 +46,9 @@ from scripted_core.wire.messages import (
     ScriptFailed,
     ScriptSucceeded,
     Shutdown,
+    StepsEnded,
 )
-from scripted_core.wire.plain import to_plain
+from scripted_core.wire.plain import plain_args, plain_kwargs
 from scripted_core.wire.progress import ProgressReader
 from scripted_core.wire.transport import Channel, TestSideChannel
 
@@ -77,6 +79,7 @@ class ScriptedHttpServer:
         self._closed = False
         self._digest = ""
         self._trace: tuple[StepTrace, ...] = ()
+        self._checks: ChecksDone = NOTHING_CHECKED
         self._request_ids = itertools.count(1)
         self._plugins = get_plugin_manager()
         self._address = create_address()
@@ -165,13 +168,18 @@ class ScriptedHttpServer:
 
     @property
     def main_pid(self) -> int:
-        """The process that was started, which is also the number of the engine's process group."""
+        """The process that was started; the engine's process group has its number."""
         return self._process.pid
 
     @property
     def ready(self) -> HookReady | None:
         """What the engine side said at the handshake."""
         return self._ready
+
+    @property
+    def log_path(self) -> Path:
+        """What the engine prints to; it goes with the session."""
+        return self._address.log
 
     def log_text(self) -> str:
         """Everything that the engine has printed."""
@@ -181,6 +189,11 @@ class ScriptedHttpServer:
     def last_trace(self) -> tuple[StepTrace, ...]:
         """The latest script iteration by iteration, if it ran with ``want_trace``."""
         return self._trace
+
+    @property
+    def last_checks(self) -> ChecksDone:
+        """What the runtime checked of the latest script."""
+        return self._checks
 
     def event_digest(self) -> str:
         """Digest of everything that happened in the last successful script, in order."""
@@ -197,42 +210,41 @@ class ScriptedHttpServer:
         timeout_s: float | None = None,
         check_invariants: bool = True,
         want_trace: bool = False,
+        on_step: StepListener | None = None,
     ) -> None:
         """Reset the engine, then run ``fn(t, *args, **kwargs)`` in it to its end.
 
-        A failed script raises ``ScriptFailed`` (an ``AssertionError``) with the traceback from the
-        engine side, and the server stays usable. ``ReplyTimeout`` after ``timeout_s`` seconds,
-        ``ScriptStalled`` without any progress, ``EngineDied`` when a process ends: each leaves the
-        server dirty.
+        ``on_step`` is told of iterations as the script runs, as far as it keeps up with them. A
+        failed script raises ``ScriptFailed`` (an ``AssertionError``) with the engine side's traceback,
+        and the server stays usable. ``ReplyTimeout`` after ``timeout_s`` seconds, ``ScriptStalled``
+        without any progress, ``EngineDied`` when a process ends: each leaves the server dirty.
         """
         self._refuse_if_unusable()
         with announced_run(script_run(fn, session_id=self._id, config=self.config)):
             request = RunScript(
                 request_id=next(self._request_ids),
                 script=reference_of(fn),
-                args=[to_plain(arg, what=f"argument {i}") for i, arg in enumerate(args)],
-                kwargs={
-                    name: to_plain(value, what=f"argument or fixture {name!r}")
-                    for name, value in (kwargs or {}).items()
-                },
+                args=plain_args(args),
+                kwargs=plain_kwargs(kwargs or {}),
                 check_invariants=check_invariants,
                 seed=self.config.seed,
                 want_trace=want_trace,
+                stream_steps=on_step is not None,
             )
-            self._run(request, deadline=Deadline(timeout_s))
+            self._run(request, deadline=Deadline(timeout_s), on_step=on_step)
 
-    def _run(self, request: RunScript, *, deadline: Deadline) -> None:
+    def _run(self, request: RunScript, *, deadline: Deadline, on_step: StepListener | None) -> None:
         _log.debug("script", session=self._id, script=request.script.qualname)
-        self._trace = ()
+        self._trace, self._checks = (), NOTHING_CHECKED
         try:
             self._raise_if_died()
             self._channel.send(request)
-            reply = self._await_reply(request.request_id, deadline=deadline)
+            reply = self._await_reply(request.request_id, deadline=deadline, on_step=on_step)
         except BaseException as error:
             if self._dirty is None:
                 self._dirty = f"an earlier script was cut off ({type(error).__name__})"
             raise
-        self._trace = reply.trace
+        self._trace, self._checks = reply.trace, reply.checks
         if isinstance(reply, ScriptFailed):
             try:
                 raise_remote(reply)
@@ -242,7 +254,7 @@ class ScriptedHttpServer:
         self._digest = reply.event_digest
 
     def _await_reply(
-        self, request_id: int, *, deadline: Deadline
+        self, request_id: int, *, deadline: Deadline, on_step: StepListener | None
     ) -> ScriptSucceeded | ScriptFailed:
         ticks, moved_at = self._progress.read()[0], time.monotonic()
         while True:
@@ -252,6 +264,9 @@ class ScriptedHttpServer:
                 if message.request_id == request_id:
                     return message
                 _log.warning("stale reply passed over", request_id=message.request_id)
+            if isinstance(message, StepsEnded) and message.request_id == request_id and on_step:
+                for ended in message.steps:
+                    on_step(ended)
             now = time.monotonic()
             seen = self._progress.read()[0]
             if seen != ticks:
@@ -260,20 +275,20 @@ class ScriptedHttpServer:
                 raise self._stalled(now - moved_at)
             if deadline.passed:
                 step = self._progress.read()[2]
-                raise deadline.error(f"it was at step {step}\n\n{self._engine_stacks()}")
+                raise deadline.error(f"it was at step {step}\n\n{self._process.all_stacks()}")
 
     def _stalled(self, quiet_s: float) -> ScriptStalled:
         step = self._progress.read()[2]
         return ScriptStalled(
             f"no iteration ended for {quiet_s:.1f} s (the last was step {step})\n\n"
-            f"{self._engine_stacks()}\n\nlog tail:\n{self._process.log_tail()}",
+            f"{self._process.all_stacks()}\n\nlog tail:\n{self._process.log_tail()}",
             hint="each iteration of the script has to reach its next yield; see the stacks",
         )
 
-    def _engine_stacks(self) -> str:
-        return "\n\n".join(
-            f"{name}, {self._process.stacks(pid)}" for pid, name in self._process.watch.pids.items()
-        )
+    def watch_over(self) -> NoReturn:
+        """Wait until a process of the engine ends, and raise what it died of."""
+        while True:
+            self._next_message(3600.0)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -287,10 +302,7 @@ class ScriptedHttpServer:
         poller.poll(int(timeout_s * 1000))
         message = self._channel.receive()
         if isinstance(message, OutOfBandError):
-            raise self._died(
-                f"rank {message.rank} (pid {message.pid}) broke: {message.error_type}: "
-                f"{message.message}\n\n{message.traceback}"
-            )
+            raise self._died(message.text)
         if message is None:
             self._raise_if_died()
         return message
@@ -299,17 +311,11 @@ class ScriptedHttpServer:
         ended = self._process.watch.ended()
         if not ended:
             return
-        # A rank that broke reports why before it ends: that report says more than the exit.
+        # A rank that broke reports why before it ends, which says more than the exit.
         report = self._channel.receive()
         if isinstance(report, OutOfBandError):
-            raise self._died(
-                f"rank {report.rank} (pid {report.pid}) broke: {report.error_type}: "
-                f"{report.message}\n\n{report.traceback}"
-            )
-        names = ", ".join(
-            f"{name} (pid {pid}) {self._process.describe_end(pid)}" for pid, name in ended
-        )
-        raise self._died(names)
+            raise self._died(report.text)
+        raise self._died(self._process.describe_ends(ended))
 
     def _died(self, what: str) -> EngineError:
         kind = EngineDied if self._ready is not None else EngineStartError

@@ -20,7 +20,7 @@ from scripted_core.sessions.lifecycle import (
 )
 from scripted_core.sessions.outcome import damage, raise_local
 from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
-from scripted_core.trace import StepTrace
+from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
 from scripted_core.wire.messages import PROTOCOL_VERSION, HookReady
 
 
@@ -41,6 +41,7 @@ class InProcessSession:
         self._running = False
         self._id = new_session_id()
         self._trace: tuple[StepTrace, ...] = ()
+        self._checks = NOTHING_CHECKED
 
     @classmethod
     def start(
@@ -106,9 +107,11 @@ class InProcessSession:
         timeout_s: float | None = None,
         check_invariants: bool = True,
         want_trace: bool = False,
+        on_step: StepListener | None = None,
     ) -> None:
         """Reset the engine, then run ``fn(t, *args, **kwargs)`` to its end.
 
+        ``on_step`` is told of each iteration right after it; what it raises ends the script.
         Raises what the script raised (see ``sessions.outcome``), ``ScriptStalled`` when one
         iteration takes longer than the stall deadline, ``ReplyTimeout`` after ``timeout_s``
         seconds, ``EngineDirty`` after an earlier stall or interrupt.
@@ -134,6 +137,7 @@ class InProcessSession:
                 check_invariants=check_invariants,
                 seed=self.config.seed,
                 want_trace=want_trace,
+                on_step=on_step,
             )
             self._run(deadline=deadline)
 
@@ -146,7 +150,7 @@ class InProcessSession:
 
     def _drive(self, deadline: Deadline) -> None:
         hook = self._engine.hook
-        self._trace = ()
+        self._trace, self._checks = (), NOTHING_CHECKED
         try:
             with StallGuard(lambda: hook.progress, timeout_s=self._stall_timeout_s) as guard:
                 iterate = self._engine.iterate
@@ -165,7 +169,7 @@ class InProcessSession:
         assert outcome is not None
         if guard.report or isinstance(outcome.error, StallInterrupt):
             raise self._stalled(guard, outcome.last_state) from None
-        self._trace = outcome.trace
+        self._trace, self._checks = outcome.trace, outcome.checks
         if outcome.error is not None:
             self._dirty = damage(outcome.error)
             raise_local(outcome)
@@ -181,6 +185,11 @@ class InProcessSession:
     def last_trace(self) -> tuple[StepTrace, ...]:
         """The latest script iteration by iteration, if it ran with ``want_trace``."""
         return self._trace
+
+    @property
+    def last_checks(self) -> ChecksDone:
+        """What the runtime checked of the latest script."""
+        return self._checks
 
     def event_digest(self) -> str:
         """Digest of everything that happened in the last script, in order."""

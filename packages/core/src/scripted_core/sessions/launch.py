@@ -39,4 +39,5 @@ class ServerLaunch:
     @property
     def base_url(self) -> str:
         """``http://host:port``."""
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"

@@ -92,6 +92,7 @@ def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
         code=code,
         hint=hint,
         trace=outcome.trace,
+        checks=outcome.checks,
     )
 
 

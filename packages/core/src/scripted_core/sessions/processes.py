@@ -9,6 +9,9 @@ import signal
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
+
+_ALONG_S: Final = 0.1
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -117,7 +120,17 @@ class ProcessWatch:
         return {pid: name for pid, name in self._fds.values()}
 
     def ended(self) -> list[tuple[int, str]]:
-        """Watched processes that have ended."""
+        """Watched processes that have ended.
+
+        One that ends often takes others along, and may be seen a moment after them: when there is
+        one, the others get that moment.
+        """
+        if not self._ended_now():
+            return []
+        self.wait_all(_ALONG_S)
+        return self._ended_now()
+
+    def _ended_now(self) -> list[tuple[int, str]]:
         poller = select.poll()
         for fd in self._fds:
             poller.register(fd, select.POLLIN)

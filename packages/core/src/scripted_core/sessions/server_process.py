@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from scripted_core.errors import EngineStartError
@@ -20,6 +21,7 @@ from scripted_core.sessions.processes import (
     group_members,
     proc_state,
 )
+from scripted_core.sessions.termination import LAST_ACTS
 from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
 
 _LOG_TAIL_BYTES = 6000
@@ -54,6 +56,7 @@ class ServerProcess:
             except OSError as error:
                 raise EngineStartError(f"cannot start {launch.argv[0]}: {error}") from error
         self.watch.add(self._process.pid, "main")
+        LAST_ACTS.add(self, self._abandon)
 
     @property
     def pid(self) -> int:
@@ -105,6 +108,10 @@ class ServerProcess:
             return f"was killed by signal {-code}"
         return f"exited with code {code}"
 
+    def describe_ends(self, ended: Iterable[tuple[int, str]]) -> str:
+        """Who ended and how."""
+        return ", ".join(f"{name} (pid {pid}) {self.describe_end(pid)}" for pid, name in ended)
+
     def stacks(self, pid: int, *, timeout_s: float = 1.0) -> str:
         """Every thread's stack of an engine process that carries our hook, and the kernel's view."""
         path = self._address.stacks(pid)
@@ -117,8 +124,13 @@ class ServerProcess:
             lines.append(text or "(it did not write its stacks)")
         return "\n".join(lines)
 
+    def all_stacks(self) -> str:
+        """The stacks of every watched process."""
+        return "\n\n".join(f"{name}, {self.stacks(pid)}" for pid, name in self.watch.pids.items())
+
     def stop(self) -> None:
         """End every process of the engine, politely first; returns when all are gone."""
+        LAST_ACTS.remove(self)
         self._watch_all()
         self.note_leftovers()
         if self._launch.stop_grace_s:
@@ -136,6 +148,11 @@ class ServerProcess:
         for path in self._leftovers:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+    def _abandon(self) -> None:
+        """This process is about to die: end the engine, and remove the session's directory."""
+        self.kill()
+        self._address.remove()
 
     def kill(self) -> None:
         """SIGKILL for every process of the engine; returns when all are gone."""

@@ -76,6 +76,11 @@ class FakePairChannel:
         """Send without waiting for the peer."""
         self.send_frame(encode(message, token=self._token))
 
+    def offer(self, message: Message) -> bool:
+        """Send as :meth:`send` does: this wire loses nothing."""
+        self.send(message)
+        return True
+
     def send_frame(self, frame: bytes) -> None:
         """Send any bytes, as a stranger would."""
         self._outgoing.put(frame)

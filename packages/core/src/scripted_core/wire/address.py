@@ -44,6 +44,11 @@ class SessionAddress(msgspec.Struct, frozen=True):
         return f"ipc://{self.directory}/oob"
 
     @property
+    def steps(self) -> str:
+        """Endpoint of the PUSH/PULL socket for what somebody watches: the only one that may lose."""
+        return f"ipc://{self.directory}/steps"
+
+    @property
     def progress(self) -> Path:
         """The progress board, see :mod:`scripted_core.wire.progress`."""
         return Path(self.directory) / "progress"
@@ -83,7 +88,7 @@ def create_address() -> SessionAddress:
         if parent is not None and not os.access(parent, os.W_OK):
             continue
         directory = tempfile.mkdtemp(prefix="scripted-", dir=parent)
-        if len(os.fsencode(f"{directory}/wire")) < _MAX_SOCKET_PATH_BYTES:
+        if len(os.fsencode(f"{directory}/steps")) < _MAX_SOCKET_PATH_BYTES:
             return SessionAddress(directory=directory, token=secrets.token_hex(16))
         os.rmdir(directory)
     raise TransportError(

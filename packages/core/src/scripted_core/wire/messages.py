@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from scripted_core.errors import HandshakeError
-from scripted_core.trace import StepTrace
+from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepTrace
 
 PROTOCOL_VERSION = 1
 
@@ -41,6 +41,7 @@ class RunScript(msgspec.Struct, frozen=True, tag=True):
     check_invariants: bool = True
     seed: int = 0
     want_trace: bool = False
+    stream_steps: bool = False
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
@@ -58,6 +59,16 @@ class HookReady(msgspec.Struct, frozen=True, tag=True):
     hooks_fired: tuple[str, ...]
 
 
+class StepsEnded(msgspec.Struct, frozen=True, tag=True):
+    """Iterations of a running script, for somebody who watches; some may be left out.
+
+    Only sent when ``stream_steps`` was asked for, and only while the reader keeps up.
+    """
+
+    request_id: int
+    steps: tuple[StepTrace, ...]
+
+
 class ScriptSucceeded(msgspec.Struct, frozen=True, tag=True):
     """The script ran to its end."""
 
@@ -65,6 +76,7 @@ class ScriptSucceeded(msgspec.Struct, frozen=True, tag=True):
     steps: int
     event_digest: str = ""
     trace: tuple[StepTrace, ...] = ()
+    checks: ChecksDone = NOTHING_CHECKED
 
 
 class ScriptFailed(msgspec.Struct, frozen=True, tag=True):
@@ -83,6 +95,7 @@ class ScriptFailed(msgspec.Struct, frozen=True, tag=True):
     code: str = ""
     hint: str = ""
     trace: tuple[StepTrace, ...] = ()
+    checks: ChecksDone = NOTHING_CHECKED
 
 
 class OutOfBandError(msgspec.Struct, frozen=True, tag=True):
@@ -94,8 +107,18 @@ class OutOfBandError(msgspec.Struct, frozen=True, tag=True):
     message: str
     traceback: str
 
+    @property
+    def text(self) -> str:
+        """What broke, for a person: a line, and the traceback below it."""
+        return (
+            f"rank {self.rank} (pid {self.pid}) broke: {self.error_type}: {self.message}\n\n"
+            f"{self.traceback}"
+        )
 
-Message = RunScript | Shutdown | HookReady | ScriptSucceeded | ScriptFailed | OutOfBandError
+
+Message = (
+    RunScript | Shutdown | HookReady | StepsEnded | ScriptSucceeded | ScriptFailed | OutOfBandError
+)
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from scripted_core.errors import ScriptNotImportable
@@ -33,6 +33,19 @@ def to_plain(value: Any, *, what: str) -> Any:
             f"{what} cannot travel to the engine's process: it holds itself, or is nested too deep",
             hint="pass flat data, or build the object inside the script",
         ) from None
+
+
+def plain_args(args: Sequence[Any]) -> list[Any]:
+    """Positional arguments of a script as tagged plain data."""
+    return [to_plain(arg, what=f"argument {i}") for i, arg in enumerate(args)]
+
+
+def plain_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a script (fixtures among them) as tagged plain data."""
+    return {
+        name: to_plain(value, what=f"argument or fixture {name!r}")
+        for name, value in kwargs.items()
+    }
 
 
 def _tagged(value: Any, *, what: str) -> Any:

@@ -9,12 +9,19 @@ import zmq
 from scripted_core.wire.address import SessionAddress
 from scripted_core.wire.messages import Message, OutOfBandError, decode, encode
 
+_OFFERS_IN_FLIGHT = 4
+"""Messages that may be lost wait in each end's queue up to this number."""
+
 
 class Channel(Protocol):
     """One end of the wire."""
 
     def send(self, message: Message) -> None:
         """Send without waiting for the peer."""
+        ...
+
+    def offer(self, message: Message) -> bool:
+        """Send if the peer keeps up with what is offered; False when the message was dropped."""
         ...
 
     def receive(self) -> Message | None:
@@ -40,7 +47,13 @@ class TestSideChannel:
         self._context = zmq.Context()
         self._pair = self._context.socket(zmq.PAIR)
         self._oob = self._context.socket(zmq.PULL)
-        for socket, endpoint in ((self._pair, address.wire), (self._oob, address.out_of_band)):
+        self._steps = self._context.socket(zmq.PULL)
+        self._steps.rcvhwm = _OFFERS_IN_FLIGHT
+        for socket, endpoint in (
+            (self._pair, address.wire),
+            (self._oob, address.out_of_band),
+            (self._steps, address.steps),
+        ):
             socket.linger = 0
             socket.bind(endpoint)
 
@@ -48,9 +61,13 @@ class TestSideChannel:
         """Send to the driver rank."""
         self._pair.send(encode(message, token=self._token), zmq.NOBLOCK)
 
+    def offer(self, message: Message) -> bool:
+        """Nobody watches the test side: nothing is sent."""
+        return False
+
     def receive(self) -> Message | None:
-        """The next message of either socket, out-of-band reports first."""
-        for socket in (self._oob, self._pair):
+        """The next message of any socket: out-of-band reports first, what is offered last."""
+        for socket in (self._oob, self._pair, self._steps):
             try:
                 return decode(socket.recv(zmq.NOBLOCK), token=self._token)
             except zmq.Again:
@@ -58,13 +75,14 @@ class TestSideChannel:
         return None
 
     def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
-        """Both sockets."""
-        return (self._pair, self._oob)
+        """All sockets that it binds."""
+        return (self._pair, self._oob, self._steps)
 
     def close(self) -> None:
-        """Close both; safe to call twice."""
+        """Close all; safe to call twice."""
         self._pair.close()
         self._oob.close()
+        self._steps.close()
         self._context.term()
 
 
@@ -77,10 +95,22 @@ class EngineSideChannel:
         self._pair = self._context.socket(zmq.PAIR)
         self._pair.linger = 1000
         self._pair.connect(address.wire)
+        self._steps = self._context.socket(zmq.PUSH)
+        self._steps.linger = 0
+        self._steps.sndhwm = _OFFERS_IN_FLIGHT
+        self._steps.connect(address.steps)
 
     def send(self, message: Message) -> None:
         """Send to the test side."""
         self._pair.send(encode(message, token=self._token), zmq.NOBLOCK)
+
+    def offer(self, message: Message) -> bool:
+        """Send on the socket that may lose: False when the reader is too far behind."""
+        try:
+            self._steps.send(encode(message, token=self._token), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
 
     def receive(self) -> Message | None:
         """The next message, or ``None``."""
@@ -90,12 +120,13 @@ class EngineSideChannel:
             return None
 
     def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
-        """The one socket."""
+        """The one socket that it receives on."""
         return (self._pair,)
 
     def close(self) -> None:
-        """Close it; safe to call twice."""
+        """Close all; safe to call twice."""
         self._pair.close()
+        self._steps.close()
         self._context.term()
 
 

@@ -27,20 +27,23 @@ from scripted_core.views import (
     FinishKind,
     FinishReason,
     ForwardMode,
-    OwnerKind,
-    PageClaim,
-    PoolAudit,
     QueueView,
     RequestStatus,
     RequestView,
-    RowAudit,
 )
 from scripted_hook import BatchFacts, EngineEvents
 
 from scripted_reference import messages
 from scripted_reference._version import __version__
-from scripted_reference.ownership import pool_claims, row_claims
-from scripted_reference.pools import ReferenceKvPool, ReferencePrefixTree, ReferenceRowPool
+from scripted_reference.args import HASH_MODEL
+from scripted_reference.audit import engine_audit
+from scripted_reference.engine import Engine
+from scripted_reference.pools import (
+    ReferenceKvPool,
+    ReferencePrefixTree,
+    ReferenceRowPool,
+    pool_name,
+)
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.scheduler import Scheduler
@@ -52,33 +55,35 @@ _ALWAYS = frozenset(
         Capability.PAUSE_IN_PLACE,
         Capability.ROW_POOL,
         Capability.SGLANG_NAMES,
-        Capability.CLOSED_FORM_OUTPUT,
     }
 )
 _MODES = {mode.value: mode for mode in ForwardMode}
 
 
 class ReferenceAdapter:
-    """Posts into the scheduler's inbox, and reads its state where the scheduler itself reads it."""
+    """Posts into the engine's inbox, and reads its state where the engine itself reads it.
+
+    ``scheduler`` is replica 0; queues, requests, rows and prefix tree are those of all replicas.
+    """
 
     name = "reference"
     version = __version__
-    quiesce_steps = 0
     is_driver = True
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        args = scheduler.server_args
-        capabilities = set(_ALWAYS)
-        if not args.disable_radix_cache:
-            capabilities |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
-        if args.enable_priority_scheduling:
-            capabilities.add(Capability.PRIORITY)
-        self.capabilities: frozenset[Capability] = frozenset(capabilities)
-        self.vocab_size = scheduler.model.vocab_size
-        self.kv_pools: Mapping[str, ReferenceKvPool] = {"full": ReferenceKvPool(scheduler)}
-        self.rows = ReferenceRowPool(scheduler)
-        self.prefix_tree = ReferencePrefixTree(scheduler)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.scheduler = engine.scheduler
+        self.quiesce_steps = int(self.scheduler.enable_overlap)
+        self.capabilities: frozenset[Capability] = _capabilities(engine)
+        self.vocab_size = self.scheduler.model.vocab_size
+        by_pool = {pool_name(rank): one for rank, one in enumerate(engine.schedulers)}
+        self.kv_pools: Mapping[str, ReferenceKvPool] = {
+            name: ReferenceKvPool(scheduler, name=name) for name, scheduler in by_pool.items()
+        }
+        self.rows = ReferenceRowPool(engine.schedulers)
+        self.prefix_tree = ReferencePrefixTree(
+            {name: scheduler.tree_cache for name, scheduler in by_pool.items()}
+        )
         self._clients: dict[str, ClientStream] = {}
         self._events: EngineEvents | None = None
 
@@ -88,10 +93,10 @@ class ReferenceAdapter:
         """Start reporting to ``events``."""
         self._events = events
 
-    def feed_clients(self) -> None:
-        """Hand to each live client the tokens that have come out since the last time."""
+    def on_output(self, reqs: Sequence[Req]) -> None:
+        """The scheduler reports new output tokens: hand them to the clients that are there."""
         if self._clients:
-            for req in self.scheduler.running_batch.reqs:
+            for req in reqs:
                 self._feed(req)
 
     def on_finish(self, req: Req) -> None:
@@ -129,46 +134,55 @@ class ReferenceAdapter:
                 temperature=spec.temperature,
             ),
             priority=spec.priority,
+            return_logprob=spec.return_logprob,
+            logprob_start_len=-1 if spec.logprob_start_len is None else spec.logprob_start_len,
+            top_logprobs_num=spec.top_logprobs_num or 0,
+            lora_path=spec.lora_path,
+            dp_rank=spec.dp_rank,
         )
-        refusal = self.scheduler.validate(message)
+        refusal = self.engine.validate(message)
         if refusal is not None:
             client.fail(refusal)
             return FinishReason(kind=FinishKind.REFUSED, message=refusal)
         self._clients[spec.rid] = client
-        self.scheduler.inbox.append(message)
+        self.post(message)
         return None
+
+    def post(self, message: messages.Message) -> None:
+        """Into the inbox, behind everything that was posted before."""
+        self.engine.post(message)
 
     def control(self, op: ControlOp) -> ControlReceipt:
         """Post an operation; its receipt is settled when the scheduler takes it out."""
         receipt = ControlReceipt(op)
-        inbox = self.scheduler.inbox
         match op:
             case Pause(mode=mode):
-                inbox.append(messages.PauseReq(messages.PauseMode(mode.value)))
+                self.post(messages.PauseReq(messages.PauseMode(mode.value)))
             case Continue():
-                inbox.append(messages.ContinueReq())
+                self.post(messages.ContinueReq())
             case Abort(rid=rid):
-                inbox.append(messages.AbortReq(rid))
+                self.post(messages.AbortReq(rid))
             case AbortAll():
-                inbox.append(messages.AbortReq(None))
+                self.post(messages.AbortReq(None))
             case Flush():
-                inbox.append(
+                self.post(
                     messages.FlushCacheReq(
                         lambda ok: receipt.settle(ok, "" if ok else "the engine is not idle")
                     )
                 )
                 return receipt
             case Evict() | Exhaust() | ReleaseHeld():
-                inbox.append(messages.CallReq(functools.partial(self._apply, op)))
-        inbox.append(messages.CallReq(lambda _: receipt.settle(True)))
+                self.post(messages.CallReq(functools.partial(self._apply, op)))
+        self.post(messages.CallReq(lambda _: receipt.settle(True)))
         return receipt
 
     def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
         """There is no HTTP front in this process."""
         raise CapabilityMissing(f"{op}: an in-process engine has no HTTP front")
 
-    def _apply(self, op: MemoryOp, _: Scheduler) -> None:
-        if self._events is not None:
+    def _apply(self, op: MemoryOp, scheduler: Scheduler) -> None:
+        # A call reaches every replica; the operation itself is on the memory of all of them.
+        if self._events is not None and scheduler is self.scheduler:
             self._events.apply_memory_op(op)
 
     # -- state ---------------------------------------------------------------------------------
@@ -180,43 +194,45 @@ class ReferenceAdapter:
 
     def is_idle(self) -> bool:
         """No request is waiting or running, nor on its way in."""
-        return self.scheduler.is_idle and not any(
-            isinstance(message, messages.GenerateReq) for message in self.scheduler.inbox
+        return self.engine.is_idle and not any(
+            isinstance(message, messages.GenerateReq) for message in self.engine.inbox
         )
 
     def is_fully_idle(self) -> bool:
-        """Idle with an empty inbox."""
-        return self.scheduler.is_fully_idle()
+        """Idle with nothing in flight and an empty inbox."""
+        return self.engine.is_fully_idle()
 
     def queues(self) -> QueueView:
-        """The rids in the scheduler's queues."""
+        """The rids in the schedulers' queues, replica after replica."""
+        schedulers = self.engine.schedulers
         return QueueView(
-            waiting=tuple(req.rid for req in self.scheduler.waiting_queue),
-            running=tuple(req.rid for req in self.scheduler.running_batch.reqs),
+            waiting=tuple([req.rid for one in schedulers for req in one.waiting_queue]),
+            running=tuple([req.rid for one in schedulers for req in one.running_batch.reqs]),
             chunked=self.chunked_rids(),
         )
 
     def chunked_rids(self) -> tuple[str, ...]:
-        """The one request that is part way through its prompt."""
-        chunked = self.scheduler.chunked_req
-        return () if chunked is None else (chunked.rid,)
+        """The requests that are part way through their prompt: at most one of each replica."""
+        return tuple(
+            [one.chunked_req.rid for one in self.engine.schedulers if one.chunked_req is not None]
+        )
 
     def requests(self) -> Sequence[RequestView]:
-        """All live requests in order of arrival."""
-        return [self._view(req) for req in self.scheduler.requests.values()]
+        """All live requests, in order of arrival in each replica."""
+        return [self._view(req) for req in self.engine.requests.values()]
 
     def request(self, rid: str) -> RequestView | None:
         """One live request."""
-        req = self.scheduler.find_req(rid)
+        req = self.find_native(rid)
         return None if req is None else self._view(req)
 
     def find_native(self, rid: str) -> Req | None:
         """The engine's own request object."""
-        return self.scheduler.find_req(rid)
+        return self.engine.requests.get(rid)
 
     def live_outputs(self) -> Iterator[tuple[str, Sequence[int]]]:
         """Rid and output of every live request."""
-        return ((rid, req.output_ids) for rid, req in self.scheduler.requests.items())
+        return ((rid, req.output_ids) for rid, req in self.engine.requests.items())
 
     def _view(self, req: Req) -> RequestView:
         has_memory = req.req_pool_idx is not None
@@ -228,7 +244,7 @@ class ReferenceAdapter:
             computed_tokens=min(len(req.origin_input_ids), req.kv_committed_len),
             kv_pages=-(-req.kv_allocated_len // self.scheduler.page_size),
             lock_refs=0 if req.last_node is None else req.last_node.lock_ref,
-            is_chunking=req is self.scheduler.chunked_req,
+            is_chunking=any(req is one.chunked_req for one in self.engine.schedulers),
             priority=req.priority,
         )
 
@@ -246,36 +262,7 @@ class ReferenceAdapter:
 
     def audit(self) -> Audit:
         """Who owns each page, row and lock."""
-        scheduler = self.scheduler
-        claims = pool_claims(scheduler)
-        owners = [
-            PageClaim(OwnerKind.FREE, "free", claims.free_pages),
-            PageClaim(OwnerKind.TREE, "tree", claims.tree_pages),
-        ]
-        if len(claims.held_pages):
-            owners.append(PageClaim(OwnerKind.HELD, "held", claims.held_pages))
-        references = []
-        for request in claims.requests:
-            owners.append(PageClaim(OwnerKind.REQUEST, request.rid, request.own_pages))
-            if len(request.shared_pages):
-                references.append(PageClaim(OwnerKind.REQUEST, request.rid, request.shared_pages))
-        rows = row_claims(scheduler)
-        return Audit(
-            pools=(
-                PoolAudit(
-                    "full",
-                    scheduler.page_size,
-                    claims.first_page,
-                    claims.num_pages,
-                    tuple(owners),
-                    tuple(references),
-                ),
-            ),
-            rows=RowAudit(0, rows.num_rows, rows.free_rows, rows.held_rows, rows.request_rows),
-            lock_refs=[node.lock_ref for node in scheduler.tree_cache.nodes()],
-            held_locks=self.prefix_tree.held_locks,
-            is_idle=scheduler.is_idle,
-        )
+        return engine_audit(self.engine, held_locks=self.prefix_tree.held_locks)
 
     # -- the rest of the protocol --------------------------------------------------------------
 
@@ -283,7 +270,8 @@ class ReferenceAdapter:
         """Nothing to tell: the engine's own leak check counts its holds."""
 
     def begin_hold(self) -> None:
-        """Nothing arrives here that the script has not posted."""
+        """Nothing arrives here that the script has not posted; it begins at replica 0."""
+        self.engine.restart_turns()
 
     def end_hold(self) -> None:
         """Requests that the script left behind keep their clients until they end."""
@@ -293,7 +281,7 @@ class ReferenceAdapter:
 
     def hooks_fired(self) -> tuple[str, ...]:
         """The observer is called directly."""
-        return ("before_receive", "on_run_batch", "on_finish")
+        return ("before_receive", "on_run_batch", "on_output", "on_finish")
 
     def pids(self) -> Mapping[str, int]:
         """This process."""
@@ -302,3 +290,18 @@ class ReferenceAdapter:
     def close(self) -> None:
         """Nothing to let go of."""
         self._clients.clear()
+
+
+def _capabilities(engine: Engine) -> frozenset[Capability]:
+    args, model = engine.server_args, engine.scheduler.model
+    by_condition = {
+        Capability.PREFIX_CACHE: not args.disable_radix_cache,
+        Capability.LOCK_REFS: not args.disable_radix_cache,
+        Capability.PRIORITY: args.enable_priority_scheduling,
+        Capability.OVERLAP: not args.disable_overlap_schedule,
+        Capability.DP: args.dp_size > 1,
+        Capability.LOGPROBS: model.supports_logprobs,
+        Capability.LORA: bool(model.lora_names),
+        Capability.CLOSED_FORM_OUTPUT: args.model_path == HASH_MODEL,
+    }
+    return _ALWAYS | {capability for capability, there in by_condition.items() if there}

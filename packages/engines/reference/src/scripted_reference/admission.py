@@ -71,8 +71,9 @@ class PrefillAdder:
     def add_one_req(self, req: Req) -> bool:
         """Admit a waiting request, or its first chunk; `False` when a budget is used up."""
         req.init_next_round_input()
-        # The last token is always computed, since the next one is read off from it.
-        prefix, last_node = self._tree_cache.match_prefix(req.fill_ids[:-1])
+        prefix, last_node = self._tree_cache.match_prefix(
+            req.fill_ids[: req.reusable_len], extra_key=req.lora_path
+        )
         start = len(prefix)
         remaining = len(req.fill_ids) - start
         life = self._growth(start, req.seq_len + req.remaining_kv_len)

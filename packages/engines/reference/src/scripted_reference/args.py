@@ -7,8 +7,9 @@ kernels, devices or servers (`mem_fraction_static`, `attention_backend`, ...) is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
 """The model name that scripts use for "any small model"; it is the `hash` model here."""
 
 HASH_MODEL: Final = "hash"
+TINY_MODEL: Final = "tiny"
+"""The name of the small trained checkpoint."""
 
 
 class SchedulePolicy(StrEnum):
@@ -32,7 +35,7 @@ class ServerArgs:
     """The arguments of one engine; wrong values raise `ConfigError` at construction.
 
     Attributes:
-        model_path: `"hash"`, the one model there is.
+        model_path: `"hash"`, `"tiny"` or a folder in Hugging Face format.
         chunked_prefill_size: tokens that a prefill batch computes at most, whole pages; -1 is no limit.
         max_total_tokens: size of the KV pool in tokens, rounded down to whole pages.
         max_running_requests: requests that can have memory at a time; also the number of rows.
@@ -43,7 +46,19 @@ class ServerArgs:
         schedule_policy: the order of the waiting queue.
         enable_priority_scheduling: whether a higher `priority` goes first.
         schedule_conservativeness: scales what admission reserves for the running requests' futures.
-        random_seed: seed of the model's weights.
+        random_seed: seed of the model's weights where they are not loaded, and of sampling.
+        load_format: `"auto"` (or `"safetensors"`, the one format there is) reads weights, `"dummy"`
+            draws them from `random_seed`.
+        device: where a model with matrices computes, `"cpu"` or `"cuda"` (also `"cuda:1"`).
+        dp_size: scheduler replicas behind one front.
+        disable_overlap_schedule: whether results are processed in the iteration that computes them,
+            not in the one after it.
+        enable_lora: whether requests may name an adapter; on as soon as `lora_paths` has one.
+        lora_paths: LoRA adapters by name, folders in PEFT format. As in SGLang it may be given as a list
+            of `"name=folder"`, or of folders that are then their own names.
+        enable_metrics: whether the server has `/metrics`.
+        served_model_name: what the server calls its model; `model_path` by default.
+        inject_fault: for tests of tests: the name of a seeded fault, see `docs/faults.md`.
         without_effect: the names that were given and change nothing.
     """
 
@@ -59,12 +74,21 @@ class ServerArgs:
     enable_priority_scheduling: bool = False
     schedule_conservativeness: float = 1.0
     random_seed: int = 0
+    load_format: str = "auto"
+    device: str = "cpu"
+    dp_size: int = 1
+    disable_overlap_schedule: bool = True
+    enable_lora: bool = False
+    lora_paths: Mapping[str, str] = field(default_factory=dict)
+    enable_metrics: bool = False
+    served_model_name: str | None = None
+    inject_fault: str | None = None
     without_effect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             _check_int(name, getattr(self, name), least=least)
-        for name in ("disable_radix_cache", "enable_priority_scheduling"):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(name, getattr(self, name), "is not a bool", "use True or False")
         _check_conservativeness(self.schedule_conservativeness)
@@ -75,7 +99,12 @@ class ServerArgs:
             )
         object.__setattr__(self, "schedule_policy", SchedulePolicy(self.schedule_policy))
         self._check_model()
+        self._check_lora()
         self._check_sizes()
+        if self.inject_fault is not None:
+            from scripted_reference.faults.catalogue import fault_named  # it imports the engine
+
+            fault_named(self.inject_fault)
 
     @property
     def chunk_tokens(self) -> int | None:
@@ -83,15 +112,41 @@ class ServerArgs:
         return None if self.chunked_prefill_size == -1 else self.chunked_prefill_size
 
     def _check_model(self) -> None:
-        if self.model_path == SMALL_MODEL:
-            object.__setattr__(self, "model_path", HASH_MODEL)
-        if self.model_path != HASH_MODEL:
+        if not isinstance(self.model_path, str) or not self.model_path:
             raise _wrong(
                 "model_path",
                 self.model_path,
-                "is no model of the reference engine",
-                f"use {HASH_MODEL!r}; {SMALL_MODEL!r} is taken for it, too",
+                "is no model",
+                f"use {HASH_MODEL!r}, {TINY_MODEL!r} or a folder in Hugging Face format",
             )
+        if self.load_format not in _LOAD_FORMATS:
+            raise _wrong(
+                "load_format",
+                self.load_format,
+                "is unknown here",
+                f"use one of {', '.join(map(repr, _LOAD_FORMATS))}",
+            )
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise _wrong("device", self.device, "is no device here", "use 'cpu' or 'cuda'")
+        served = self.served_model_name
+        if served is not None and (not isinstance(served, str) or not served):
+            raise _wrong("served_model_name", served, "is no name", "use a string, or drop it")
+        if self.model_path == SMALL_MODEL:
+            object.__setattr__(self, "model_path", HASH_MODEL)
+
+    def _check_lora(self) -> None:
+        paths = _lora_folders(self.lora_paths)
+        object.__setattr__(self, "lora_paths", paths)
+        if not paths:
+            return
+        if self.model_path == HASH_MODEL:
+            raise _wrong(
+                "lora_paths",
+                dict(paths),
+                f"is refused: the {HASH_MODEL!r} model has no weights to adapt",
+                f"use model_path={TINY_MODEL!r} or a folder in Hugging Face format",
+            )
+        object.__setattr__(self, "enable_lora", True)
 
     def _check_sizes(self) -> None:
         chunk = self.chunked_prefill_size
@@ -111,6 +166,16 @@ class ServerArgs:
             )
 
 
+_FLAGS: Final = (
+    "disable_radix_cache",
+    "enable_priority_scheduling",
+    "disable_overlap_schedule",
+    "enable_lora",
+    "enable_metrics",
+)
+_LOAD_FORMATS: Final = ("auto", "safetensors", "dummy")
+_DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
+
 _LEAST: Final[Mapping[str, int]] = {
     "chunked_prefill_size": -1,
     "max_total_tokens": 1,
@@ -119,6 +184,7 @@ _LEAST: Final[Mapping[str, int]] = {
     "context_length": 2,
     "max_prefill_tokens": 1,
     "random_seed": 0,
+    "dp_size": 1,
 }
 
 _WITHOUT_EFFECT: Final = frozenset(
@@ -131,14 +197,12 @@ _WITHOUT_EFFECT: Final = frozenset(
         "cuda_graph_bs",
         "cuda_graph_max_bs",
         "decode_log_interval",
-        "device",
         "disable_cuda_graph",
         "disable_cuda_graph_padding",
         "disable_custom_all_reduce",
         "disable_piecewise_cuda_graph",
         "download_dir",
         "dtype",
-        "enable_metrics",
         "enable_torch_compile",
         "grammar_backend",
         "host",
@@ -146,7 +210,6 @@ _WITHOUT_EFFECT: Final = frozenset(
         "kv_canary",
         "kv_canary_real_data",
         "kv_canary_sweep_interval",
-        "load_format",
         "log_level",
         "log_level_http",
         "log_requests",
@@ -157,7 +220,6 @@ _WITHOUT_EFFECT: Final = frozenset(
         "quantization",
         "revision",
         "sampling_backend",
-        "served_model_name",
         "skip_server_warmup",
         "skip_tokenizer_init",
         "sleep_on_idle",
@@ -172,7 +234,6 @@ _WITHOUT_EFFECT: Final = frozenset(
 _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     # name: the values that ask for nothing, and what the engine lacks
     "tp_size": ((None, 1), "tensor parallelism"),
-    "dp_size": ((None, 1), "data parallelism"),
     "pp_size": ((None, 1), "pipeline parallelism"),
     "ep_size": ((None, 1), "expert parallelism"),
     "nnodes": ((None, 1), "running on several nodes"),
@@ -180,9 +241,6 @@ _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "swa_full_tokens_ratio": ((None,), "a sliding-window pool"),
     "disaggregation_mode": ((None, "null"), "prefill/decode disaggregation"),
     "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
-    "disable_overlap_schedule": ((None, True), "overlap scheduling"),
-    "enable_lora": ((None, False), "LoRA"),
-    "lora_paths": ((None,), "LoRA"),
     "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
     "speculative_algorithm": ((None,), "speculative decoding"),
     "enable_hierarchical_cache": ((None, False), "a hierarchical cache"),
@@ -247,6 +305,31 @@ def _check_conservativeness(value: object) -> None:
         raise _wrong(name, value, "is not a number", "use a number from 0 on")
     if not 0 <= value < float("inf"):
         raise _wrong(name, value, "is impossible", "use a number from 0 on")
+
+
+def _lora_folders(value: object) -> dict[str, str]:
+    """Return the adapters' folders by name, from a mapping or from a list as SGLang takes it."""
+    hint = 'use {"name": "folder"}, or a list of "name=folder"'
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list | tuple):
+        pairs = [_split_lora(one) for one in value]
+    else:
+        raise _wrong("lora_paths", value, "is neither a mapping nor a list", hint)
+    for pair in pairs:
+        if not all(isinstance(part, str) and part for part in pair):
+            raise _wrong("lora_paths", value, "has an entry that is no name with a folder", hint)
+    folders = dict(pairs)
+    if len(folders) != len(pairs):
+        raise _wrong("lora_paths", value, "names one adapter twice", "give each a name of its own")
+    return folders
+
+
+def _split_lora(entry: object) -> tuple[object, object]:
+    if not isinstance(entry, str):
+        return (None, entry)
+    name, equals, folder = entry.partition("=")
+    return (name, folder) if equals else (entry, entry)
 
 
 def _wrong(name: str, value: object, problem: str, hint: str) -> ConfigError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scripted_core.ports import bind_port, unbind_port
 from scripted_hook import EngineAdapter, ScriptedSchedulerHook
 from scripted_registry import EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
 from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine import Engine
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
-from scripted_reference.scheduler import Scheduler
 
 
 class HookObserver:
@@ -22,12 +24,15 @@ class HookObserver:
 
     def before_receive(self) -> None:
         """An iteration begins."""
-        self._adapter.feed_clients()
         self._hook.step()
 
     def on_run_batch(self, batch: ScheduleBatch) -> None:
         """A batch goes to the model."""
         self._hook.on_run_batch(batch)
+
+    def on_output(self, reqs: Sequence[Req]) -> None:
+        """Requests have new output tokens."""
+        self._adapter.on_output(reqs)
 
     def on_finish(self, req: Req) -> None:
         """A request has ended."""
@@ -35,21 +40,22 @@ class HookObserver:
 
 
 class InProcessReference:
-    """Scheduler, adapter and hook of one configuration."""
+    """Engine, adapter and hook of one configuration."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.scheduler = Scheduler(parse_engine_kwargs(config.kwargs))
-        adapter = ReferenceAdapter(self.scheduler)
+        self.engine = Engine(parse_engine_kwargs(config.kwargs))
+        self.scheduler = self.engine.scheduler
+        adapter = ReferenceAdapter(self.engine)
         self._adapter: EngineAdapter = adapter
         bind_port(self.scheduler, adapter)
         self.hook = ScriptedSchedulerHook(
             scheduler=self.scheduler, tokenizer_recv_proxy=None, adapter=adapter
         )
-        self.scheduler.observer = HookObserver(hook=self.hook, adapter=adapter)
+        self.engine.observer = HookObserver(hook=self.hook, adapter=adapter)
 
     def iterate(self) -> None:
         """Exactly one scheduler iteration."""
-        self.scheduler.iterate()
+        self.engine.iterate()
 
     def close(self) -> None:
         """Let go of the scheduler; may be called twice."""

@@ -45,6 +45,15 @@ class TokenToKVPool:
         self.slots = np.zeros(size + page_size, dtype=self.SLOT)
         self.words: npt.NDArray[np.uint64] = self.slots.view(np.dtype("<u8")).reshape(-1, 2)
 
+    def read(self, slot: int) -> npt.NDArray[np.uint64]:
+        """Return a copy of a slot, the two `words` of its record."""
+        content: npt.NDArray[np.uint64] = self.words[slot].copy()
+        return content
+
+    def write(self, slot: int, content: npt.NDArray[np.uint64]) -> None:
+        """Overwrite a slot with what `read` returned of it or of another; for tests."""
+        self.words[slot] = content
+
 
 class PagedTokenAllocator:
     """Hands out KV slots page by page, in an order that depends on nothing but earlier calls.

@@ -22,12 +22,25 @@ class PauseMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateReq:
-    """Generate from `input_ids`. Let `Scheduler.validate` see it before it goes into the inbox."""
+    """Generate from `input_ids`. Let `Scheduler.validate` see it before it goes into the inbox.
+
+    Attributes:
+        logprob_start_len: with `return_logprob`, the first prompt position whose log probability is
+            wanted; -1, as in SGLang, is none of the prompt.
+        top_logprobs_num: with `return_logprob`, how many of the likeliest tokens to name at each.
+        lora_path: name of the LoRA adapter to generate with, one of the engine's `lora_paths`.
+        dp_rank: the data-parallel replica to go to; `None` lets the engine choose.
+    """
 
     rid: str
     input_ids: Sequence[int]
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     priority: int | None = None
+    return_logprob: bool = False
+    logprob_start_len: int = -1
+    top_logprobs_num: int = 0
+    lora_path: str | None = None
+    dp_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

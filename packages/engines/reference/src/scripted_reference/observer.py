@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from scripted_reference.request import Req
@@ -21,6 +22,12 @@ class SchedulerObserver(Protocol):
     def on_run_batch(self, batch: ScheduleBatch) -> None:
         """A batch is scheduled and prepared, and goes to the model next."""
 
+    def on_output(self, reqs: Sequence[Req]) -> None:
+        """These requests have a new output token each.
+
+        Called once for each batch whose result is processed, before `on_finish` of any of them.
+        """
+
     def on_finish(self, req: Req) -> None:
         """A request has ended, once: its final state, its memory given back."""
 
@@ -32,6 +39,9 @@ class NoObserver:
         """Do nothing."""
 
     def on_run_batch(self, batch: ScheduleBatch) -> None:
+        """Do nothing."""
+
+    def on_output(self, reqs: Sequence[Req]) -> None:
         """Do nothing."""
 
     def on_finish(self, req: Req) -> None:

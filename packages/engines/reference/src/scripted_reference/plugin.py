@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
 
 if TYPE_CHECKING:
+    from scripted_core.sessions.launch import ServerLaunch
+
     from scripted_reference.in_process import InProcessReference
 
 SCRIPTED_API = 1
@@ -14,21 +16,26 @@ SCRIPTED_API = 1
 
 @hookimpl
 def scripted_register_engines() -> list[EngineSpec]:
-    """The engine, in-process."""
+    """The engine, in this process or as a server."""
     return [
         EngineSpec(
             name="reference",
-            summary="Embedded, deterministic, in this process; hash model with known outputs",
-            modes=(EngineMode.IN_PROCESS,),
+            summary="Embedded, deterministic, in this process or as a server; hash model with "
+            "known outputs",
+            modes=(EngineMode.IN_PROCESS, EngineMode.SERVER),
         )
     ]
 
 
 @hookimpl
-def scripted_make_engine(config: EngineConfig) -> InProcessReference | None:
-    """One engine of a configuration of ours."""
+def scripted_make_engine(config: EngineConfig) -> InProcessReference | ServerLaunch | None:
+    """One engine of a configuration of ours, or the command that starts its server."""
     if config.engine != "reference":
         return None
+    if config.mode is EngineMode.SERVER:
+        from scripted_reference.server.launch import server_launch
+
+        return server_launch(config)
     from scripted_reference.in_process import InProcessReference
 
     return InProcessReference(config)

@@ -21,7 +21,10 @@ def order_waiting(
     if policy is SchedulePolicy.LPM:
         for req in queue:
             req.init_next_round_input()
-        cached = {req.rid: len(tree_cache.match_prefix(req.fill_ids).indices) for req in queue}
+        cached = {
+            req.rid: len(tree_cache.match_prefix(req.fill_ids, extra_key=req.lora_path).indices)
+            for req in queue
+        }
         queue.sort(key=lambda req: -cached[req.rid])
     if by_priority:
         queue.sort(key=_priority_rank)

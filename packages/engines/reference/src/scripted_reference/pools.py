@@ -1,16 +1,26 @@
-"""The engine's memory as the protocols of scripted: KV pool, row pool and prefix tree."""
+"""The engine's memory as the protocols of scripted: KV pools, row pool and prefix tree.
+
+Each data-parallel replica has a KV pool of its own: `"full"` is replica 0's, `"full@1"` that of replica
+1, and so on. Rows and prefix trees are shown as one row pool and one forest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from scripted_core.errors import ExhaustError
 
 from scripted_reference.errors import HoldError
 from scripted_reference.memory import IntArray
+from scripted_reference.radix import RadixCache
 from scripted_reference.scheduler import Scheduler
 from scripted_reference.tree_node import TreeNode
+
+
+def pool_name(rank: int) -> str:
+    """Return the name of a replica's KV pool."""
+    return "full" if rank == 0 else f"full@{rank}"
 
 
 @dataclass(frozen=True)
@@ -23,23 +33,22 @@ class PageHold:
 
 @dataclass(frozen=True)
 class RowHold:
-    """Rows in a hold."""
+    """Rows in a hold, by replica."""
 
-    rows: tuple[int, ...]
+    rows_by_rank: tuple[tuple[int, ...], ...]
 
     @property
     def count(self) -> int:
         """How many."""
-        return len(self.rows)
+        return sum(map(len, self.rows_by_rank))
 
 
 class ReferenceKvPool:
-    """The one KV pool."""
+    """The KV pool of one replica."""
 
-    name = "full"
-
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, *, name: str) -> None:
         self._scheduler = scheduler
+        self.name = name
         self.page_size = scheduler.page_size
 
     @property
@@ -75,43 +84,52 @@ class ReferenceKvPool:
 
 
 class ReferenceRowPool:
-    """The rows of ``req_to_token``."""
+    """The rows of every replica's ``req_to_token``."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, schedulers: Sequence[Scheduler]) -> None:
+        self._schedulers = tuple(schedulers)
 
     @property
     def total(self) -> int:
         """Rows there are."""
-        return self._scheduler.req_to_token_pool.size
+        return sum(one.req_to_token_pool.size for one in self._schedulers)
 
     @property
     def available(self) -> int:
         """Rows free now."""
-        return self._scheduler.req_to_token_pool.available_size()
+        return sum(one.req_to_token_pool.available_size() for one in self._schedulers)
 
     @property
     def held(self) -> int:
         """Rows in holds."""
-        return self._scheduler.holds.row_count
+        return sum(one.holds.row_count for one in self._schedulers)
 
     def hold(self, n: int) -> RowHold:
-        """Take ``n`` free rows."""
-        try:
-            return RowHold(rows=tuple(self._scheduler.holds.hold_rows(n)))
-        except HoldError as error:
-            raise ExhaustError(error.message, hint=error.hint) from error
+        """Take ``n`` free rows, those of the last replica first."""
+        if not 0 <= n <= self.available:
+            raise ExhaustError(
+                f"{n} request rows cannot be held: {self.available} are free",
+                hint="hold fewer, or wait for running requests to end",
+            )
+        taken: list[tuple[int, ...]] = []
+        for scheduler in reversed(self._schedulers):
+            here = min(n, scheduler.req_to_token_pool.available_size())
+            taken.append(tuple(scheduler.holds.hold_rows(here)))
+            n -= here
+        return RowHold(rows_by_rank=tuple(reversed(taken)))
 
     def release(self, hold: RowHold) -> None:
         """Give a hold back."""
-        self._scheduler.holds.release_rows(list(hold.rows))
+        for scheduler, rows in zip(self._schedulers, hold.rows_by_rank, strict=True):
+            scheduler.holds.release_rows(list(rows))
 
 
 @dataclass(frozen=True)
 class NodeView:
-    """One node of the radix tree."""
+    """One node of a radix tree."""
 
     native: TreeNode
+    tree: RadixCache
 
     @property
     def hit_count(self) -> int:
@@ -125,37 +143,40 @@ class NodeView:
 
 
 class ReferencePrefixTree:
-    """The radix tree."""
+    """The radix trees of all replicas."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._tree = scheduler.tree_cache
-        self._page_size = scheduler.page_size
+    def __init__(self, trees: Mapping[str, RadixCache]) -> None:
+        """``trees`` are named as the KV pools whose pages they have."""
+        self._trees = trees
         self.held_locks = 0
 
     @property
     def enabled(self) -> bool:
         """False with ``disable_radix_cache``."""
-        return not self._tree.disable
+        return not any(tree.disable for tree in self._trees.values())
 
     def nodes(self) -> Iterator[NodeView]:
-        """All nodes but the root, parents before children."""
-        return (NodeView(node) for node in self._tree.nodes())
+        """All nodes but the roots, parents before children, replica after replica."""
+        return (NodeView(node, tree) for tree in self._trees.values() for node in tree.nodes())
 
     def lock(self, node: NodeView) -> NodeView:
         """Keep a node and its ancestors from eviction."""
-        self._tree.inc_lock_ref(node.native)
+        node.tree.inc_lock_ref(node.native)
         self.held_locks += 1
         return node
 
     def unlock(self, receipt: NodeView) -> None:
         """Undo one lock."""
-        self._tree.dec_lock_ref(receipt.native)
+        receipt.tree.dec_lock_ref(receipt.native)
         self.held_locks -= 1
 
     def evict(self, pages: int, *, pool: str = "full") -> int:
-        """Evict the least recently used unlocked leaves until ``pages`` came free."""
-        return self._tree.evict(pages * self._page_size) // self._page_size
+        """Evict the least recently used unlocked leaves until ``pages`` of ``pool`` came free."""
+        tree = self._trees[pool]
+        return tree.evict(pages * tree.page_size) // tree.page_size
 
     def evict_prefix(self, prefix_tokens: Sequence[int] | None) -> int:
-        """Drop what is unlocked below a prefix; the pages that came free."""
-        return self._tree.evict_prefix(prefix_tokens) // self._page_size
+        """Drop what is unlocked below a prefix, in every replica; the pages that came free."""
+        return sum(
+            tree.evict_prefix(prefix_tokens) // tree.page_size for tree in self._trees.values()
+        )

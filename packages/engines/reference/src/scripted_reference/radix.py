@@ -3,7 +3,9 @@
 A radix tree over token ids, as introduced by SGLang (Zheng et al., "SGLang: Efficient Execution of
 Structured Language Model Programs", 2024). An edge carries a run of tokens and their KV slots. A node
 that a request builds on is locked, together with the path above it; unlocked leaves are evicted,
-least recently used first. With pages of several slots everything is aligned to whole pages.
+least recently used first. With pages of several slots everything is aligned to whole pages. KV that
+depends on more than the tokens, such as a LoRA adapter, is kept apart by an extra key: as SGLang does,
+paths of different extra keys share nothing but the root.
 """
 
 from __future__ import annotations
@@ -86,8 +88,10 @@ class RadixCache:
 
     # --- prefixes
 
-    def match_prefix(self, token_ids: Sequence[int]) -> MatchResult:
-        """Return the longest cached prefix of `token_ids`, in whole pages.
+    def match_prefix(
+        self, token_ids: Sequence[int], *, extra_key: str | None = None
+    ) -> MatchResult:
+        """Return the longest prefix of `token_ids` cached under `extra_key`, in whole pages.
 
         An edge that the prefix ends on is split, so that the prefix can be locked without the rest.
         """
@@ -99,7 +103,7 @@ class RadixCache:
         values: list[IntArray] = []
         position = 0
         while position < len(tokens):
-            child = node.children.get(self._child_key(tokens, position))
+            child = node.children.get(self._child_key(tokens, position, extra_key))
             if child is None:
                 break
             matched = self._common_len(child.key, tokens, position)
@@ -113,7 +117,14 @@ class RadixCache:
             return MatchResult(NO_SLOTS, node)
         return MatchResult(np.concatenate(values), node)
 
-    def insert(self, token_ids: Sequence[int], value: IntArray, *, chunked: bool = False) -> int:
+    def insert(
+        self,
+        token_ids: Sequence[int],
+        value: IntArray,
+        *,
+        chunked: bool = False,
+        extra_key: str | None = None,
+    ) -> int:
         """Insert tokens with their slots, in whole pages, and return how many were there already.
 
         The tree takes over the slots of the others; the caller frees its duplicates of the former.
@@ -125,12 +136,16 @@ class RadixCache:
         node = self.root_node
         position = 0
         while position < len(tokens):
-            child = node.children.get(self._child_key(tokens, position))
+            key = self._child_key(tokens, position, extra_key)
+            child = node.children.get(key)
             if child is None:
                 leaf = self._new_node(
-                    tokens[position:], value[position : len(tokens)].copy(), parent=node
+                    tokens[position:],
+                    value[position : len(tokens)].copy(),
+                    parent=node,
+                    extra_key=extra_key,
                 )
-                node.children[self._child_key(tokens, position)] = leaf
+                node.children[key] = leaf
                 leaf.last_access_time = now
                 leaf.hit_count += not chunked
                 self._evictable_size += len(leaf.key)
@@ -240,9 +255,9 @@ class RadixCache:
             req.prefix_indices = row[: req.kv_committed_len].copy()
             return
         tokens = req.fill_ids[: req.kv_committed_len]
-        present = self.insert(tokens, row, chunked=chunked)
+        present = self.insert(tokens, row, chunked=chunked, extra_key=req.lora_path)
         self.token_to_kv_pool_allocator.free(row[req.cache_protected_len : present])
-        indices, last_node = self.match_prefix(tokens)
+        indices, last_node = self.match_prefix(tokens, extra_key=req.lora_path)
         row[req.cache_protected_len : len(indices)] = indices[req.cache_protected_len :]
         req.cache_protected_len = len(indices)
         req.prefix_indices = row[: req.kv_committed_len].copy()
@@ -257,7 +272,7 @@ class RadixCache:
         keep_from = req.cache_protected_len
         if is_insert and not self.disable:
             tokens = (*req.origin_input_ids, *req.output_ids)[: req.kv_committed_len]
-            present = self.insert(tokens, row)
+            present = self.insert(tokens, row, extra_key=req.lora_path)
             self.token_to_kv_pool_allocator.free(row[keep_from:present])
             keep_from = len(tokens) // self.page_size * self.page_size
         self.token_to_kv_pool_allocator.free(row[keep_from : req.kv_allocated_len])
@@ -279,9 +294,16 @@ class RadixCache:
     # --- the tree itself
 
     def _new_node(
-        self, key: tuple[int, ...], value: IntArray, *, parent: TreeNode | None
+        self,
+        key: tuple[int, ...],
+        value: IntArray,
+        *,
+        parent: TreeNode | None,
+        extra_key: str | None = None,
     ) -> TreeNode:
-        node = TreeNode(node_id=self._next_id, key=key, value=value, parent=parent)
+        node = TreeNode(
+            node_id=self._next_id, key=key, value=value, parent=parent, extra_key=extra_key
+        )
         self._next_id += 1
         return node
 
@@ -292,10 +314,13 @@ class RadixCache:
     def _aligned(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(token_ids[: len(token_ids) // self.page_size * self.page_size])
 
-    def _child_key(self, tokens: tuple[int, ...], position: int) -> ChildKey:
-        if self.page_size == 1:
-            return tokens[position]
-        return tokens[position : position + self.page_size]
+    def _child_key(self, tokens: tuple[int, ...], position: int, extra_key: str | None) -> ChildKey:
+        plain = (
+            tokens[position]
+            if self.page_size == 1
+            else tokens[position : position + self.page_size]
+        )
+        return plain if extra_key is None else (extra_key, plain)
 
     def _common_len(self, key: tuple[int, ...], tokens: tuple[int, ...], position: int) -> int:
         matched = common_prefix_len(key, tokens[position : position + len(key)])
@@ -305,15 +330,20 @@ class RadixCache:
         """Cut the edge to `child` after `length` tokens; return the new node in the middle."""
         parent = child.parent
         assert parent is not None, "the root has no edge to cut"
-        upper = self._new_node(child.key[:length], child.value[:length].copy(), parent=parent)
+        upper = self._new_node(
+            child.key[:length],
+            child.value[:length].copy(),
+            parent=parent,
+            extra_key=child.extra_key,
+        )
         upper.lock_ref = child.lock_ref
         upper.hit_count = child.hit_count
         upper.last_access_time = child.last_access_time
-        parent.children[self._child_key(upper.key, 0)] = upper
+        parent.children[self._child_key(upper.key, 0, upper.extra_key)] = upper
         child.key = child.key[length:]
         child.value = child.value[length:].copy()
         child.parent = upper
-        upper.children[self._child_key(child.key, 0)] = child
+        upper.children[self._child_key(child.key, 0, child.extra_key)] = child
         return upper
 
     def _drop_leaf(self, leaf: TreeNode) -> TreeNode:
@@ -321,7 +351,7 @@ class RadixCache:
         assert parent is not None, "the root is never dropped"
         assert not leaf.children, f"{leaf!r} is no leaf"
         assert leaf.lock_ref == 0, f"{leaf!r} is locked"
-        del parent.children[self._child_key(leaf.key, 0)]
+        del parent.children[self._child_key(leaf.key, 0, leaf.extra_key)]
         self.token_to_kv_pool_allocator.free(leaf.value)
         self._evictable_size -= len(leaf.key)
         self._flat_values = None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from scripted_reference.memory import IntArray
 from scripted_reference.tree_node import NO_SLOTS, TreeNode
+
+if TYPE_CHECKING:
+    from scripted_reference.models.base import TokenLogprobs
 
 
 class FinishKind(StrEnum):
@@ -28,9 +33,10 @@ class FinishReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to generate. `temperature` and `seed` are kept but change nothing in a greedy model.
+    """How to generate: greedily without a `temperature` or at 0, else with reproducible randomness.
 
-    As in SGLang, `ignore_eos` switches off `stop_token_ids` along with the end-of-sequence token.
+    `seed` stands in for the engine's `random_seed` when the request samples. As in SGLang, `ignore_eos`
+    switches off `stop_token_ids` along with the end-of-sequence token.
     """
 
     max_new_tokens: int = 8
@@ -57,11 +63,18 @@ class Req:
         req_pool_idx: its row, or `None` while it has none.
         cache_protected_len: so many slots from the start of its row belong to the tree, the others up
             to `kv_allocated_len` to itself.
-        kv_committed_len: so many slots of its row hold valid KV.
+        kv_committed_len: so many slots of its row hold valid KV once the last batch that it is in has
+            run.
         kv_allocated_len: so many entries of its row are slots it may use.
         is_chunked: chunks that are scheduled while their result is not processed.
         retraction_count: how often it went back to the waiting queue.
         max_new_tokens: the length limit, clipped to what context and pool can hold.
+        return_logprob: whether log probabilities are wanted.
+        logprob_start_len: from which prompt position on; -1 is none of the prompt.
+        top_logprobs_num: how many of the likeliest tokens to name at each position.
+        input_logprobs: those of the prompt from `logprob_start_len` on, as far as it is computed.
+        output_logprobs: those of `output_ids`, one for each.
+        lora_path: the name of its LoRA adapter.
     """
 
     __slots__ = (
@@ -70,20 +83,26 @@ class Req:
         "extend_input_len",
         "fill_ids",
         "finished_reason",
+        "input_logprobs",
         "is_chunked",
         "kv_allocated_len",
         "kv_committed_len",
         "last_node",
+        "logprob_start_len",
+        "lora_path",
         "max_new_tokens",
         "origin_input_ids",
         "output_ids",
+        "output_logprobs",
         "prefix_indices",
         "priority",
         "req_pool_idx",
         "retraction_count",
+        "return_logprob",
         "rid",
         "sampling_params",
         "stop_ids",
+        "top_logprobs_num",
     )
 
     def __init__(
@@ -96,6 +115,10 @@ class Req:
         eos_token_id: int,
         arrival: int = 0,
         priority: int | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int = -1,
+        top_logprobs_num: int = 0,
+        lora_path: str | None = None,
     ) -> None:
         self.rid = rid
         self.arrival = arrival
@@ -104,6 +127,12 @@ class Req:
         self.sampling_params = sampling_params
         self.max_new_tokens = max_new_tokens
         self.priority = priority
+        self.return_logprob = return_logprob
+        self.logprob_start_len = logprob_start_len
+        self.top_logprobs_num = top_logprobs_num
+        self.input_logprobs: list[TokenLogprobs] = []
+        self.output_logprobs: list[TokenLogprobs] = []
+        self.lora_path = lora_path
         self.stop_ids: frozenset[int] = (
             frozenset()
             if sampling_params.ignore_eos
@@ -136,6 +165,31 @@ class Req:
         The last token is sent out but never fed back, so its KV is never stored.
         """
         return max(self.max_new_tokens - len(self.output_ids) - 1, 0)
+
+    @property
+    def reusable_len(self) -> int:
+        """How many tokens of `fill_ids` may come from the prefix tree.
+
+        The last token is always computed, since the next one is read off from it. So are the prompt
+        positions that predict those whose log probabilities are wanted and not known yet.
+        """
+        limit = len(self.fill_ids) - 1
+        if self.return_logprob and self.logprob_start_len >= 0:
+            wanted = self.logprob_start_len + len(self.input_logprobs)
+            if wanted < len(self.origin_input_ids):
+                # It is the position before that predicts it.
+                return min(limit, max(wanted - 1, 0))
+        return limit
+
+    def keep_input_logprobs(self, found: Sequence[TokenLogprobs], *, computed_from: int) -> None:
+        """Add what a batch that computed from position `computed_from` on has found of the prompt.
+
+        What is known already, from before a retraction, is passed over.
+        """
+        first = max(self.logprob_start_len, computed_from + 1 if computed_from else 0)
+        known = self.logprob_start_len + len(self.input_logprobs) - first
+        assert known >= 0, f"{self!r} lost the log probabilities before position {first}"
+        self.input_logprobs.extend(found[known:])
 
     def finished(self) -> bool:
         """Return whether it has ended."""

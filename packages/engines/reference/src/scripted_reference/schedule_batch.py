@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -118,7 +118,7 @@ class ScheduleBatch:
                     f"but only {allocator.available_size()} slots are free"
                 )
             row[start:end] = taken
-            req.kv_allocated_len = end
+            req.kv_allocated_len = req.kv_committed_len = end
             self.prefix_lens.append(start)
             self.extend_lens.append(end - start)
             inputs.extend(req.fill_ids[start:end])
@@ -129,16 +129,30 @@ class ScheduleBatch:
         self.input_ids = np.array(inputs, dtype=np.int64)
         self.out_cache_loc = np.concatenate(locs)
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the arrays of the last decode are there, for the next one to advance."""
+        return len(self.rows) > 0
+
+    def index_for_decode(self, *, unprocessed: Mapping[Req, int]) -> None:
+        """Fill in the arrays before the first decode.
+
+        `unprocessed` has the newest token of those requests whose result is still in flight.
+        """
+        self._index()
+        self.seq_lens = np.array([req.kv_committed_len for req in self.reqs], dtype=np.int64)
+        self.max_seq_len = max(req.kv_committed_len for req in self.reqs)
+        self.input_ids = np.array(
+            [unprocessed[req] if req in unprocessed else req.output_ids[-1] for req in self.reqs],
+            dtype=np.int64,
+        )
+
     def prepare_for_decode(self, *, rows: ReqToTokenPool, allocator: PagedTokenAllocator) -> None:
         """Give each request the slot for its newest token, and advance the arrays by one.
 
-        Raises `OutOfSlotsError` when there are too few.
+        The arrays are those of `index_for_decode`, or of the decode before; its result has to be in
+        `input_ids`. Raises `OutOfSlotsError` when there are too few slots.
         """
-        if len(self.rows) == 0:
-            self._index()
-            self.seq_lens = np.array([req.kv_committed_len for req in self.reqs], dtype=np.int64)
-            self.max_seq_len = max(req.kv_committed_len for req in self.reqs)
-            self.input_ids = np.array([req.output_ids[-1] for req in self.reqs], dtype=np.int64)
         table = rows.req_to_token
         before = self.seq_lens
         seq_lens = before + 1
@@ -152,6 +166,7 @@ class ScheduleBatch:
         table[self.rows, before] = locs
         for req in self.reqs:
             req.kv_allocated_len += 1
+            req.kv_committed_len += 1
         self.seq_lens = seq_lens
         self.max_seq_len += 1
         self.out_cache_loc = locs

@@ -8,7 +8,9 @@ import numpy as np
 
 from scripted_reference.memory import IntArray
 
-ChildKey = int | tuple[int, ...]
+PlainKey = int | tuple[int, ...]
+ChildKey = PlainKey | tuple[str, PlainKey]
+"""The first token or page of an edge; with an extra key, that key and the token or page."""
 NO_SLOTS: Final[IntArray] = np.empty(0, dtype=np.int64)
 
 
@@ -21,11 +23,13 @@ class TreeNode:
         lock_ref: how many requests (or others) need this node; at least as many as any child has.
         hit_count: how often a request left its KV here or came by, chunks not counted.
         last_access_time: the tree's own clock, which counts accesses.
+        extra_key: what its KV depends on besides the tokens, such as the name of a LoRA adapter.
         id: its number, in the order of creation.
     """
 
     __slots__ = (
         "children",
+        "extra_key",
         "hit_count",
         "id",
         "key",
@@ -36,11 +40,18 @@ class TreeNode:
     )
 
     def __init__(
-        self, *, node_id: int, key: tuple[int, ...], value: IntArray, parent: TreeNode | None
+        self,
+        *,
+        node_id: int,
+        key: tuple[int, ...],
+        value: IntArray,
+        parent: TreeNode | None,
+        extra_key: str | None = None,
     ) -> None:
         self.id = node_id
         self.key = key
         self.value = value
+        self.extra_key = extra_key
         self.parent = parent
         self.children: dict[ChildKey, TreeNode] = {}
         self.lock_ref = 0

@@ -13,6 +13,7 @@ from scripted_reference.models.hash_weights import (
     VOCAB_SIZE,
     HashWeights,
     mix64,
+    sampling_offset,
     splitmix64,
 )
 
@@ -25,16 +26,21 @@ def expected_output(
     *,
     ignore_eos: bool = True,
     stop_token_ids: Collection[int] = (),
+    temperature: float | None = None,
+    sampling_seed: int | None = None,
 ) -> list[int]:
     """Return the first `n` tokens that the `hash` model generates after `prompt_ids`.
 
     With `ignore_eos=False` it ends, as a request does, with the first end-of-sequence token or member
-    of `stop_token_ids`, which is included. `seed` is the engine's `random_seed`.
+    of `stop_token_ids`, which is included. `seed` is the engine's `random_seed`; with a `temperature`
+    above 0 the tokens are those that the request's `sampling_seed` gives, `seed` by default.
     """
     weights = HashWeights.from_seed(seed)
     stops = frozenset() if ignore_eos else frozenset((EOS_TOKEN_ID, *stop_token_ids))
     chain = 0
     total = weights.output_offset
+    if temperature:
+        total = sampling_offset(seed if sampling_seed is None else sampling_seed)
     tokens = list(prompt_ids)
     output: list[int] = []
     position = 0

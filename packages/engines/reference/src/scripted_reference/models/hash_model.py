@@ -15,6 +15,10 @@ multiplier that belongs to the position at which the slot is *expected*. All mod
 numbers have inverses: a wrong token, position or chain in any one slot changes the sum for certain,
 and the token but for a chance of one in `vocab_size`. `models/closed_form.py` computes the same tokens
 without a pool.
+
+A request with a temperature above 0 has an `output_offset` of its own, drawn from its sampling seed (the
+engine's `random_seed` by default): other tokens, which depend on nothing but the context and that seed.
+How high the temperature is makes no difference.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ from scripted_reference.models.hash_weights import (
     MIX_2,
     VOCAB_SIZE,
     HashWeights,
+    sampling_offset,
 )
+from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 
 WordArray = npt.NDArray[np.uint64]
@@ -54,10 +60,13 @@ class HashModel:
         self._vocab_size = vocab_size
         context_len = req_to_token_pool.max_context_len
         weights = HashWeights.from_seed(seed)
+        self._seed = seed
+        self._offsets_reqs: list[Req] = []
         # NumPy wraps silently in arrays but warns about scalars, so even constants are arrays.
         self._chain_in = _words(weights.chain_in)
         self._chain_offset = _words(weights.chain_offset)
         self._output_offset = _words(weights.output_offset)
+        self._current_offsets: WordArray = self._output_offset
         self._columns: IntArray = np.arange(context_len, dtype=np.int64)
         position_mul = _mix64(
             _words(weights.position_seed)
@@ -81,13 +90,22 @@ class HashModel:
         """The end-of-sequence token; it comes out as often as any other."""
         return EOS_TOKEN_ID
 
+    @property
+    def supports_logprobs(self) -> bool:
+        """A hash has no probabilities."""
+        return False
+
+    @property
+    def lora_names(self) -> frozenset[str]:
+        """There are no weights to adapt."""
+        return frozenset()
+
     def forward(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a prepared batch."""
-        if batch.forward_mode.is_decode():
-            return BatchResult(self._decode(batch))
-        return BatchResult(self._extend(batch))
+        sums = self._decode(batch) if batch.forward_mode.is_decode() else self._extend(batch)
+        return BatchResult(self._next_tokens(sums, batch.reqs))
 
-    def _decode(self, batch: ScheduleBatch) -> IntArray:
+    def _decode(self, batch: ScheduleBatch) -> WordArray:
         words = self._kv_pool.words
         seq_lens = batch.seq_lens
         width = batch.max_seq_len
@@ -102,9 +120,10 @@ class HashModel:
         slots *= self._columns[:width] < seq_lens[:, None]
         context = words.take(slots, axis=0)
         context *= self._slot_weights[:width]
-        return self._next_tokens(context.reshape(len(slots), -1).sum(axis=1))
+        sums: WordArray = context.reshape(len(slots), -1).sum(axis=1)
+        return sums
 
-    def _extend(self, batch: ScheduleBatch) -> IntArray:
+    def _extend(self, batch: ScheduleBatch) -> WordArray:
         words = self._kv_pool.words
         table = self._req_to_token_pool.req_to_token
         sums = np.empty(len(batch.reqs), dtype=np.uint64)
@@ -130,11 +149,28 @@ class HashModel:
             context = words.take(table[row, :end], axis=0)
             context *= self._slot_weights[:end]
             sums[i] = context.sum()
-        return self._next_tokens(sums)
+        return sums
 
-    def _next_tokens(self, sums: WordArray) -> IntArray:
-        mixed = _mix64(sums + self._output_offset)
+    def _next_tokens(self, sums: WordArray, reqs: list[Req]) -> IntArray:
+        mixed = _mix64(sums + self._offsets(reqs))
         return (mixed % np.uint64(self._vocab_size)).view(np.int64)
+
+    def _offsets(self, reqs: list[Req]) -> WordArray:
+        """Return the output offset of each request, or the one of all when nobody samples."""
+        # A batch decodes many times with the list of requests it was made with.
+        if reqs is not self._offsets_reqs:
+            self._offsets_reqs = reqs
+            sampled = any(req.sampling_params.temperature for req in reqs)
+            self._current_offsets = (
+                _words(*map(self._offset_of, reqs)) if sampled else self._output_offset
+            )
+        return self._current_offsets
+
+    def _offset_of(self, req: Req) -> int:
+        params = req.sampling_params
+        if not params.temperature:
+            return int(self._output_offset[0])
+        return sampling_offset(self._seed if params.seed is None else params.seed)
 
 
 def _words(*values: int) -> WordArray:

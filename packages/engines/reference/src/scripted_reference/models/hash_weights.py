@@ -18,6 +18,10 @@ VOCAB_SIZE: Final = 32_000
 EOS_TOKEN_ID: Final = 2
 
 
+_SAMPLING_DRAW: Final = 7
+"""The draw of a sampling seed's stream that is used; the weights take those before it."""
+
+
 def mix64(value: int) -> int:
     """Return the output function of splitmix64: a bijection in which every input bit matters."""
     value &= MASK_64
@@ -29,6 +33,11 @@ def mix64(value: int) -> int:
 def splitmix64(seed: int, index: int) -> int:
     """Return output number `index` of the splitmix64 stream of `seed`."""
     return mix64(seed + (index + 1) * GOLDEN_GAMMA)
+
+
+def sampling_offset(seed: int) -> int:
+    """Return what a request that samples with `seed` has in place of `HashWeights.output_offset`."""
+    return splitmix64(mix64(seed), _SAMPLING_DRAW)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,60 @@
+"""Where a model's files are, and how its JSON files are read."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from scripted_registry.errors import ConfigError
+
+from scripted_reference.args import TINY_MODEL
+
+
+def model_folder(model_path: str) -> Path:
+    """Return the folder that `model_path` names: that of the `tiny` checkpoint, or itself.
+
+    Raises `ConfigError` when there is no such folder, or when the checkpoint is not installed.
+    """
+    if model_path == TINY_MODEL:
+        return _tiny_checkpoint()
+    folder = Path(model_path).expanduser()
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(
+            f"the model folder {folder} {problem}",
+            hint="give a folder in Hugging Face format, 'hash' or 'tiny'; nothing is downloaded",
+        )
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; `ConfigError` when it cannot be read or is no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="check the file's permissions, or copy the model again",
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not valid JSON: {error}", hint="copy the model again, or repair the file"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} holds {type(content).__name__}, not a JSON object",
+            hint="copy the model again, or repair the file",
+        )
+    return content
+
+
+def _tiny_checkpoint() -> Path:
+    try:
+        models = importlib.import_module("scripted_models")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "the model 'tiny' is not installed", hint="pip install scripted-models"
+        ) from error
+    return Path(models.checkpoint(TINY_MODEL))

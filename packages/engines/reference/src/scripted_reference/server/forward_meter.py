@@ -1,0 +1,99 @@
+"""How busy a replica is: time in model forwards, tokens per second, and counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from scripted_reference.models.base import BatchResult, Model
+from scripted_reference.schedule_batch import ScheduleBatch
+
+WINDOW_FORWARDS = 40
+"""Forwards in a window, as many as decode steps between two log lines of SGLang."""
+
+
+class ForwardMeter:
+    """Measures windows of `WINDOW_FORWARDS` forwards in a row; idleness ends a window unmeasured.
+
+    Attributes:
+        fwd_occupancy: percent of the latest window's wall time in forwards; NaN while idle.
+        gen_throughput: tokens per second in it; 0 while idle.
+        forwards_total: all forwards.
+        generated_tokens_total: all tokens generated.
+    """
+
+    def __init__(self, *, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._clock_ns = clock_ns
+        self.fwd_occupancy = math.nan
+        self.gen_throughput = 0.0
+        self.forwards_total = 0
+        self.generated_tokens_total = 0
+        self._window_begun_ns: int | None = None
+        self._forward_ns = 0
+        self._forwards = 0
+        self._tokens = 0
+
+    def timed(self, forward: Callable[[], BatchResult]) -> BatchResult:
+        """Run one forward and count its time."""
+        begun_ns = self._clock_ns()
+        if self._window_begun_ns is None:
+            self._window_begun_ns = begun_ns
+        result = forward()
+        ended_ns = self._clock_ns()
+        self.forwards_total += 1
+        self._forwards += 1
+        self._forward_ns += ended_ns - begun_ns
+        if self._forwards == WINDOW_FORWARDS:
+            wall_ns = max(ended_ns - self._window_begun_ns, 1)
+            self.fwd_occupancy = min(100.0 * self._forward_ns / wall_ns, 100.0)
+            self.gen_throughput = self._tokens * 1e9 / wall_ns
+            self._open_window(ended_ns)
+        return result
+
+    def generated(self, tokens: int) -> None:
+        """So many tokens came out."""
+        self._tokens += tokens
+        self.generated_tokens_total += tokens
+
+    def idle(self) -> None:
+        """Nothing runs any more."""
+        self.fwd_occupancy = math.nan
+        self.gen_throughput = 0.0
+        self._open_window(None)
+
+    def _open_window(self, begun_ns: int | None) -> None:
+        self._window_begun_ns = begun_ns
+        self._forward_ns = self._forwards = self._tokens = 0
+
+
+class MeteredModel:
+    """A model whose forwards are measured."""
+
+    def __init__(self, model: Model, meter: ForwardMeter) -> None:
+        self._model = model
+        self._meter = meter
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+        return self._model.vocab_size
+
+    @property
+    def eos_token_id(self) -> int:
+        """The end-of-sequence token."""
+        return self._model.eos_token_id
+
+    @property
+    def supports_logprobs(self) -> bool:
+        """Whether there are probabilities to tell of."""
+        return self._model.supports_logprobs
+
+    @property
+    def lora_names(self) -> frozenset[str]:
+        """The adapters that a request may name."""
+        return self._model.lora_names
+
+    def forward(self, batch: ScheduleBatch) -> BatchResult:
+        """Compute a prepared batch."""
+        return self._meter.timed(lambda: self._model.forward(batch))

@@ -1,0 +1,119 @@
+"""The front process: HTTP on one side, the scheduler process on the other, from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from scripted_reference.args import ServerArgs
+from scripted_reference.models.tokenizer import load_tokenizer
+from scripted_reference.server.child import SchedulerChild
+from scripted_reference.server.context import FrontContext
+from scripted_reference.server.http_errors import errors_as_json
+from scripted_reference.server.process import STOP_SIGNALS, complain
+from scripted_reference.server.routes_control import ControlRoutes
+from scripted_reference.server.routes_generate import GenerateRoutes
+from scripted_reference.server.routes_info import InfoRoutes
+from scripted_reference.server.routes_openai import OpenAiRoutes
+from scripted_reference.server.scheduler_client import SchedulerClient
+from scripted_reference.server.wire import Endpoints
+
+_LARGEST_BODY_BYTES = 64 * 1024 * 1024
+_BACKLOG = 1024
+_HANDLERS_GRACE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """What is there before the front runs: arguments, a bound socket, a scheduler being started.
+
+    `folder` is where the two processes meet; one that `is_private_folder` is deleted when they have
+    met, so that nothing is left of it even if both are killed.
+    """
+
+    args: ServerArgs
+    listener: socket.socket
+    base_url: str
+    folder: Path
+    is_private_folder: bool
+    child: SchedulerChild
+
+    async def serve(self) -> bool:
+        """Serve until told to end, or until the scheduler ends; return whether it was the former.
+
+        Raises `ConfigError` for a tokenizer that cannot be read.
+        """
+        told = asyncio.Event()
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, told.set)
+        loop.add_reader(self.child.pidfd, ended.set)
+        client = SchedulerClient(Endpoints(self.folder))
+        waiting = [asyncio.create_task(event.wait()) for event in (told, ended)]
+        receiving = asyncio.create_task(client.receive_forever())
+        try:
+            await self._serve(client, stop=[*waiting, receiving])
+        finally:
+            loop.remove_reader(self.child.pidfd)
+            for task in (*waiting, receiving):
+                task.cancel()
+            client.close()
+        if receiving.done() and not receiving.cancelled():
+            receiving.result()
+        if ended.is_set() and not told.is_set():
+            complain(f"the scheduler process (pid {self.child.pid}) {self.child.describe_end()}")
+            return False
+        return True
+
+    async def _serve(self, client: SchedulerClient, *, stop: list[asyncio.Task[Any]]) -> None:
+        """Serve from the moment the scheduler is ready until one of `stop` is done."""
+        tokenizer = load_tokenizer(self.args)
+        await asyncio.wait([client.ready, *stop], return_when=asyncio.FIRST_COMPLETED)
+        if not client.ready.done():
+            return
+        await client.state()  # answered: both sockets are connected
+        if self.is_private_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        metrics = None
+        if self.args.enable_metrics:
+            from scripted_reference.server.metrics import Metrics
+
+            metrics = Metrics(model_name=self.args.served_model_name or self.args.model_path)
+        context = FrontContext(
+            args=self.args,
+            ready=client.ready.result(),
+            client=client,
+            tokenizer=tokenizer,
+            metrics=metrics,
+        )
+        runner = web.AppRunner(
+            application(context),
+            handle_signals=False,
+            # A client that goes away ends its handler, which aborts its request.
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=_HANDLERS_GRACE_S,
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self.listener, backlog=_BACKLOG).start()
+            print(f"serving {context.model_name} on {self.base_url}", flush=True)
+            await asyncio.wait(stop, return_when=asyncio.FIRST_COMPLETED)
+            client.fail_all("the server is stopping")
+        finally:
+            await runner.cleanup()
+
+
+def application(context: FrontContext) -> web.Application:
+    """All routes."""
+    app = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[errors_as_json])
+    for group in (GenerateRoutes, ControlRoutes, OpenAiRoutes, InfoRoutes):
+        app.add_routes(group(context).routes())
+    return app
