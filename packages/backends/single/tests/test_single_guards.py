@@ -180,7 +180,9 @@ def test_a_flush_waits_for_what_is_in_flight(t, overlap):
     r = t.start_req(prompt_len=40, seed=52, max_new_tokens=6, ignore_eos=True)
     yield from run_until_finished(r)
     in_flight = not t.is_fully_idle
-    assert in_flight or not overlap, "the script did not get where it is to look"
+    if "closed_form_output" in t.capabilities:
+        # Other engines that overlap may know of an end by length before they launch once more.
+        assert in_flight is overlap, "the script did not get where it is to look"
     receipt = t.flush_cache()
     yield
     assert receipt.ok is not in_flight

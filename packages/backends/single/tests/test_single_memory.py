@@ -90,14 +90,16 @@ def test_exhaust_lock_refs_leaves_so_many_nodes(t, leave_refs):
     for first_token in (1, 200, 400):
         yield from warmup_radix(t, list(range(first_token, first_token + 50)))
     yield from settle(t)
-    assert len(t.get_all_node_lock_refs()) == 3
+    # Some engines keep a prompt and what was put out behind it in nodes of their own.
+    nodes = len(t.get_all_node_lock_refs())
+    assert nodes in (3, 6)
     t.exhaust_lock_refs(leave_refs=leave_refs)
     yield
     unlocked = [ref for ref in t.get_all_node_lock_refs().values() if ref == 0]
     assert len(unlocked) == leave_refs
     t.evict_radix()
     yield
-    assert len(t.get_all_node_lock_refs()) == 3 - leave_refs
+    assert len(t.get_all_node_lock_refs()) == nodes - leave_refs
     t.release_exhausted()
     yield
     assert set(t.get_all_node_lock_refs().values()) == {0}
