@@ -203,8 +203,19 @@ def test_an_engine_without_its_session_is_named_and_its_folder_kept(
     plugins: PluginManager, temporary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dead = dead_session()
-    orphan = subprocess.Popen(["sleep", "60"], env={**os.environ, ENV_WIRE: str(dead)})
+    orphan = subprocess.Popen(
+        ["cat"],
+        env={**os.environ, ENV_WIRE: str(dead)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert orphan.stdin is not None
+    assert orphan.stdout is not None
     try:
+        # It answers, so it runs; right after its start a process has no environment to be read yet.
+        orphan.stdin.write(b"here\n")
+        orphan.stdin.flush()
+        assert orphan.stdout.readline() == b"here\n"
         (leftover,) = find_leftovers()
         assert leftover.pids == (orphan.pid,)
         report = doctor(capsys, "--clean")[1]
@@ -212,7 +223,7 @@ def test_an_engine_without_its_session_is_named_and_its_folder_kept(
         assert dead.exists()
     finally:
         orphan.kill()
-        orphan.wait()
+        orphan.communicate()
 
 
 def test_a_temporary_folder_that_sessions_cannot_use(

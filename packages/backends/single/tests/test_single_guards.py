@@ -171,6 +171,10 @@ def test_the_tree_keeps_no_more_than_was_put_out(t, page_size, overlap):
         yield from run_until_finished(r)
         yield from settle(t)
         known = prompt_len + new_tokens - 1
+        if overlap and t.engine.name == "sglang":
+            # Up to 0.5.20 SGLang launches once more before it sees an end by length: the last token has
+            # been fed back by then, and its KV is whole.
+            known += 1
         assert t.engine_stats()["kv_pool_evictable"] <= known // page_size
         require_at_rest(t)
 

@@ -74,20 +74,20 @@ def serve(
         raise typer.Exit(0) from None
     try:
         typer.echo(_ready_json(server) if as_json else _ready_text(server))
-        _serve_until_told(server)
+        _serve_until_it_dies(server)
+    except KeyboardInterrupt:  # the way to stop it, as SIGTERM is
+        pass
     finally:
         server.shutdown()
     if not as_json:
         typer.secho("stopped", err=True)
 
 
-def _serve_until_told(server: ScriptedHttpServer) -> None:
+def _serve_until_it_dies(server: ScriptedHttpServer) -> None:
     from scripted_core.errors import EngineDied
 
     try:
         server.watch_over()
-    except KeyboardInterrupt:  # the way to stop it, as SIGTERM is
-        return
     except EngineDied as died:
         typer.secho(f"error: {died.message}", fg="red", err=True)
         raise typer.Exit(1) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -40,7 +40,8 @@ class ServerArgs:
         max_total_tokens: size of the KV pool in tokens, rounded down to whole pages.
         max_running_requests: requests that can have memory at a time; also the number of rows.
         page_size: slots in a page.
-        context_length: tokens that prompt and output of a request can have together.
+        context_length: tokens that prompt and output of a request can have together; by default
+            4096, or as many positions as the model was made for if that is less.
         max_prefill_tokens: tokens of a prefill batch after which no further request joins it.
         disable_radix_cache: whether to do without the prefix tree.
         schedule_policy: the order of the waiting queue.
@@ -274,7 +275,27 @@ def parse_engine_kwargs(kwargs: Mapping[str, Any]) -> ServerArgs:
             continue
         else:
             raise _unknown(name, known | _WITHOUT_EFFECT | _ONLY_AS.keys())
-    return ServerArgs(**values, without_effect=tuple(sorted(without_effect)))
+    args = ServerArgs(**values, without_effect=tuple(sorted(without_effect)))
+    return _within_the_model(args, asked="context_length" in values)
+
+
+def _within_the_model(args: ServerArgs, *, asked: bool) -> ServerArgs:
+    """Keep the context within the positions that the model was made for, as SGLang does."""
+    if args.model_path == HASH_MODEL:
+        return args
+    from scripted_reference.models.folder import model_context_len  # which imports this module
+
+    limit = model_context_len(args.model_path)
+    if limit is None or args.context_length <= limit:
+        return args
+    if asked:
+        raise _wrong(
+            "context_length",
+            args.context_length,
+            f"is beyond the {limit} positions of the model",
+            f"use {limit} or less, or leave it out",
+        )
+    return replace(args, context_length=limit)
 
 
 def _unknown(name: str, known: set[str]) -> ConfigError:

@@ -20,8 +20,8 @@ def scripted_register_engines() -> list[EngineSpec]:
     return [
         EngineSpec(
             name="reference",
-            summary="Embedded, deterministic, in this process or as a server; hash model with "
-            "known outputs",
+            summary="Embedded, deterministic, in this process or as a server; simulated model "
+            "`hash`, or a transformer",
             modes=(EngineMode.IN_PROCESS, EngineMode.SERVER),
         )
     ]

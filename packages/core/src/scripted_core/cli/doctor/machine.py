@@ -31,7 +31,12 @@ def look_at_parts() -> Iterator[Finding]:
             yield _part(Level.OK, name, version, None)
         else:
             text = f"not installed; only needed for {needed_for}"
-            yield _part(Level.WARN, name, text, f"pip install {name}")
+            yield _part(
+                Level.WARN,
+                name,
+                text,
+                f"pip install {name}, or 'scripted-reference[tiny]'",
+            )
     yield _gpu(versions["torch"])
 
 

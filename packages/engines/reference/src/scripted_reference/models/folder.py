@@ -29,6 +29,18 @@ def model_folder(model_path: str) -> Path:
     return folder
 
 
+def model_context_len(model_path: str) -> int | None:
+    """Return how many positions the model was made for; `None` if its config does not say.
+
+    Raises `ConfigError` as `model_folder` does, and for a config that is no JSON object.
+    """
+    config = model_folder(model_path) / "config.json"
+    if not config.is_file():
+        return None
+    positions = read_json(config).get("max_position_embeddings")
+    return positions if isinstance(positions, int) and positions > 1 else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; `ConfigError` when it cannot be read or is no object."""
     try:
@@ -55,6 +67,7 @@ def _tiny_checkpoint() -> Path:
         models = importlib.import_module("scripted_models")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "the model 'tiny' is not installed", hint="pip install scripted-models"
+            "the model 'tiny' is not installed",
+            hint="pip install 'scripted-reference[tiny]', which brings torch and the checkpoint",
         ) from error
     return Path(models.checkpoint(TINY_MODEL))

@@ -108,7 +108,8 @@ class InfoRoutes:
         metrics = self._context.metrics
         if metrics is None:
             raise RequestError(
-                "there are no metrics: start the server with enable_metrics=True",
+                "there are no metrics: start the server with enable_metrics=True "
+                "(scripted serve --engine-arg enable_metrics=true)",
                 status=HTTPStatus.NOT_FOUND,
             )
         body, content_type = metrics.exposition(await self._context.client.state())
