@@ -78,11 +78,31 @@ class Rows:
         return len(self.free_slots)
 
 
+class Key:
+    """The tokens on the edge to a node."""
+
+    def __init__(self, tokens: tuple[int, ...]) -> None:
+        self.token_ids = list(tokens)
+
+    def raw_token_ids(self) -> list[int]:
+        return self.token_ids
+
+
+class Receipt:
+    """What a tree gives for a lock: proof of it, in the form in which it is taken back."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def to_dec_params(self) -> Receipt:
+        return self
+
+
 class Node:
     """One tree node, in the older form: lock ref and value on the node itself."""
 
     def __init__(self, tokens: tuple[int, ...] = (), slots: tuple[int, ...] = ()) -> None:
-        self.key = SimpleNamespace(token_ids=list(tokens))
+        self.key = Key(tokens)
         self.value = Tensor(slots)
         self.children: dict[int, Node] = {}
         self.parent: Node | None = None
@@ -103,10 +123,12 @@ class Tree:
         self.disable = disable
         self.root_node = Node()
 
-    def inc_lock_ref(self, node: Node) -> None:
+    def inc_lock_ref(self, node: Node) -> Receipt:
         self._add(node, 1)
+        return Receipt(node)
 
-    def dec_lock_ref(self, node: Node) -> None:
+    def dec_lock_ref(self, node: Node, receipt: Receipt) -> None:
+        assert receipt.node is node, "the receipt of another lock"
         self._add(node, -1)
 
     def _add(self, node: Node | None, amount: int) -> None:

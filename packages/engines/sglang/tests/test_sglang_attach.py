@@ -13,6 +13,9 @@ import pytest
 from scripted_core.wire.address import ENV_ENGINE, ENV_TOKEN, ENV_WIRE
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
+from scripted_sglang._compat.needs import HOOKS
+from scripted_sglang.arguments import source_folder
+from scripted_sglang.probes import find_place
 
 register_cpu_ci(est_time=25, stage="single-sglang", runner_config="cpu")
 
@@ -36,12 +39,13 @@ _LOAD = """
 import json, sys, types
 from sglang.srt.plugins import load_plugins
 from sglang.srt.plugins.hook_registry import HookRegistry
-HookRegistry.apply_hooks = classmethod(lambda cls: None)  # that would import the scheduler
+if {in_session!r}:
+    HookRegistry.apply_hooks = classmethod(lambda cls: None)  # that would import the scheduler
 if {is_scheduler!r}:
     sys.modules["sglang.srt.managers.scheduler"] = types.ModuleType("scheduler")
 load_plugins()
-ours = [name for name in sys.modules if name.startswith(("scripted_core", "scripted_hook"))]
-print(json.dumps([sorted(HookRegistry._hooks), sorted(ours)]))
+ours = [name for name in sys.modules if name.startswith("scripted_")]
+print(json.dumps([sorted(HookRegistry._hooks), sorted(HookRegistry._patched), sorted(ours)]))
 """
 
 
@@ -73,9 +77,13 @@ def test_outside_a_session_of_sglang_nothing_is_imported(
 
 
 @_NEEDS_SGLANG
-def test_outside_a_session_sglang_gets_no_hook() -> None:
+@pytest.mark.parametrize("is_scheduler", [False, True])
+def test_outside_a_session_sglang_gets_no_hook(is_scheduler: bool) -> None:
     env = launch.server_env(cpu=True)
-    assert _answer(_LOAD, env, is_scheduler=True) == [[], []]
+    hooked, patched, imported = _answer(_LOAD, env, is_scheduler=is_scheduler, in_session=False)
+    assert (hooked, patched) == ([], [])
+    # Our entry was called: SGLang's own plugin loader imports it, and nothing behind it.
+    assert imported == ["scripted_sglang", "scripted_sglang._version", "scripted_sglang.entry"]
 
 
 @_NEEDS_SGLANG
@@ -83,7 +91,7 @@ def test_in_a_session_a_process_without_a_scheduler_is_announced_and_not_hooked(
     tmp_path: Path,
 ) -> None:
     env = launch.server_env(cpu=True) | _session(tmp_path)
-    hooks, _ = _answer(_LOAD, env, is_scheduler=False)
+    hooks, *_ = _answer(_LOAD, env, is_scheduler=False, in_session=True)
     assert hooks == []
     (announced,) = tmp_path.iterdir()
     assert announced.read_text() == "main"
@@ -95,8 +103,11 @@ def test_in_a_session_the_scheduler_is_hooked_although_others_are_allowed_only(
 ) -> None:
     monkeypatch.setenv("SGLANG_PLUGINS", "somebody-elses")
     env = launch.server_env(cpu=True) | _session(tmp_path)
-    hooks, _ = _answer(_LOAD, env, is_scheduler=True)
+    hooks, *_ = _answer(_LOAD, env, is_scheduler=True, in_session=True)
+    package = source_folder()
+    assert package is not None
+    places = [find_place(package, need) for need in HOOKS]
+    assert hooks == sorted({place.dotted for place in places if place is not None})
     assert "sglang.srt.managers.scheduler.Scheduler.run_event_loop" in hooks
-    assert len(hooks) >= 10
     (announced,) = tmp_path.iterdir()
     assert announced.read_text() == "scheduler"

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import sys
 import time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ class _Batch(list[Any]):
 
 class BatchTokenizedGenerateReqInput(_Batch):
     """By SGLang's name."""
+
+
+class FlushCacheReqInput(SimpleNamespace):
+    """By SGLang's name."""
+
+    rid: str | None = None
 
 
 # -- whose is it ---------------------------------------------------------------------------------
@@ -121,6 +128,7 @@ def test_hooks_of_a_process_that_is_not_attached_change_nothing() -> None:
     process.before_stream_output(object(), [object()])
     process.before_abort_output(object(), object(), object())
     assert process.pull_raw_reqs(lambda receiver: None, object()) is None
+    assert process.send_output(lambda *sent: sent, "sender", "out", "in") == ("sender", "out", "in")
     assert process.flush_cache(lambda scheduler: True, object()) is True
     assert (process.add_held_tokens(3), process.add_held_rows(4)) == (3, 4)
 
@@ -161,6 +169,50 @@ def test_a_locked_tree_is_not_flushed(blocked: bool, answer: bool) -> None:
     assert adapter.outcomes == [answer]
 
 
+class _Finishes:
+    """An adapter that keeps the ends it is told of."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+
+    def report_finish(self, req: Any, reason: Any) -> None:
+        self.ended.append((req.rid, reason.message))
+
+
+def test_of_what_a_scheduler_sends_only_a_notice_of_an_abort_is_an_end() -> None:
+    process = SchedulerProcess(SimpleNamespace())  # type: ignore[arg-type]
+    process._adapter = adapter = _Finishes()  # type: ignore[assignment]
+    req = SimpleNamespace(rid="a", output_ids=[])
+    process.before_abort_output("sender", _message("BatchTokenIDOutput"), req)
+    process.before_abort_output("sender", _message("BatchTokenIDOutput"))
+    process.before_abort_output("sender", _message("AbortReq", finished_reason=None))
+    assert adapter.ended == []
+    process.before_abort_output("sender", _message("AbortReq", finished_reason=None), req)
+    full = {"type": "abort", "message": "The request queue is full."}
+    process.before_abort_output("sender", _message("AbortReq", finished_reason=full), req)
+    assert adapter.ended == [("a", "Aborted"), ("a", "The request queue is full.")]
+
+
+def test_only_the_answer_to_our_own_flush_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    io_struct = ModuleType("io_struct")
+    io_struct.FlushCacheReqInput = FlushCacheReqInput  # type: ignore[attr-defined]
+    managers = ModuleType("managers")
+    managers.io_struct = io_struct  # type: ignore[attr-defined]
+    for name in ("sglang", "sglang.srt"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "sglang.srt.managers", managers)
+    process = SchedulerProcess(SimpleNamespace())  # type: ignore[arg-type]
+    sent: list[Any] = []
+
+    def original(sender: Any, output: Any, answered: Any) -> None:
+        sent.append(answered)
+
+    theirs, of_a_request = FlushCacheReqInput(), SimpleNamespace(rid="scripted-flush")
+    for answered in (_compat.our_flush(), theirs, of_a_request, None):
+        process.send_output(original, "sender", "output", answered)
+    assert sent == [theirs, of_a_request, None]
+
+
 # -- words ---------------------------------------------------------------------------------------
 
 
@@ -197,3 +249,21 @@ def test_rows_and_lengths_are_read_from_either_place() -> None:
     assert _compat.row_of(new) is None
     new.kv = SimpleNamespace(req_pool_idx=None, kv_allocated_len=5)
     assert _compat.row_of(new) is None
+
+
+def test_a_rank_is_named_by_what_there_is_more_than_one_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = SimpleNamespace(tp_rank=1, tp_size=2, pp_rank=0, pp_size=2, dp_rank=None, dp_size=1)
+    assert _compat.rank_names(SimpleNamespace(ps=place)) == ["pp0", "tp1"]
+    context = ModuleType("runtime_context")
+    context.get_parallel = lambda: place  # type: ignore[attr-defined]
+    for name in ("sglang", "sglang.srt"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
+    assert _compat.rank_names(SimpleNamespace()) == ["pp0", "tp1"]
+
+
+def test_messages_that_a_newer_scheduler_has_put_off_are_still_on_their_way() -> None:
+    assert _compat.deferred_messages(SimpleNamespace()) == ()
+    assert _compat.deferred_messages(SimpleNamespace(_deferred_input_requests=["a"])) == ("a",)

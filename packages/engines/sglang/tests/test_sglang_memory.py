@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ def test_holds_take_pages_and_give_back_the_same(fakes: Any, page_size: int) -> 
     assert len(set(pool.held_pages()) & set(pool.free_pages())) == 0
     pool.release(second)
     assert (pool.available, pool.held) == (6, 0)
+
+
+def test_free_pages_of_an_older_allocator_are_on_two_lists(fakes: Any) -> None:
+    old = SimpleNamespace(free_pages=fakes.Tensor([4, 5]), release_pages=fakes.Tensor([1]))
+    assert _compat.free_pages(old).tolist() == [4, 5, 1]
 
 
 def test_a_hold_of_nothing_and_one_of_too_much(fakes: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 from scripted_sglang import standins
 
+_NEEDS_TORCH = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs the capability 'torch'"
+)
 _ALL = ("sgl_kernel", "torchvision", "triton")
 
 
@@ -99,6 +103,49 @@ for launch in (lambda: scale[(1,)], lambda: plain(1)):
     assert len(lines) == 2
     assert "__main__.scale" in lines[0]
     assert "__main__.plain" in lines[1]
+
+
+@_NEEDS_TORCH
+def test_triton_gives_out_pages_as_sglang_does() -> None:
+    """Pages 7, 2 and 9 of four slots each: old pages are filled up first, then new ones in order."""
+    code = """
+import torch, triton
+from triton import _page_kernels
+
+def kernel(): ...
+kernel.__module__, kernel.__name__ = "sglang.somewhere", "alloc_extend_kernel"
+extend = triton.jit(kernel)
+assert extend[(2,)] is _page_kernels.alloc_extend
+kernel.__name__ = "alloc_decode_kernel"
+decode = triton.jit(do_not_specialize=["free_page_ptr"])(kernel)
+kernel.__module__ = "elsewhere"
+try:
+    triton.jit(kernel)[(1,)]
+except NotImplementedError as error:
+    print(error)
+t = torch.tensor
+free = t([7, 2, 9])
+out = torch.zeros(9, dtype=torch.int64)
+extend[(3,)](t([3, 4, 0]), t([9, 5, 2]), t([22, 43, -1]), torch.tensor([7, 2, 9, 5]), out, 4, 4)
+print(out.tolist())
+out = torch.full((3,), -1)
+extend[(2,)](t([2, 0]), t([3, 16]), t([21, -1]), free, out, 2, 4)
+print(out.tolist())
+out = torch.zeros(3, dtype=torch.int64)
+decode[(3,)](t([5, 7, 9]), t([43, 13, 11]), free, out, 4, 4)
+print(out.tolist())
+out = torch.full((2,), -1)
+decode[(2,)](t([5, 5]), t([43, 47]), free[:1], out, 2, 4)
+print(out.tolist())
+"""
+    refused, *slots = _answer(code, "triton").splitlines()
+    assert "elsewhere" in refused
+    assert slots == [
+        "[23, 28, 29, 30, 31, 8, 36, 20, 21]",
+        "[22, -1, -1]",
+        "[28, 14, 8]",
+        "[28, -1]",
+    ]
 
 
 def test_triton_subpackages_are_modules_however_they_are_imported() -> None:

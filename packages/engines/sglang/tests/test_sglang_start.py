@@ -13,7 +13,7 @@ import structlog
 from scripted_core.errors import EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig, EngineMode
-from scripted_sglang import launch, server
+from scripted_sglang import launch, probes, server
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.plugin import scripted_make_engine, scripted_register_engines
 
@@ -28,7 +28,7 @@ def argv(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return ["sglang"]
 
     monkeypatch.setattr(server, "server_argv", write)
-    monkeypatch.setattr(server, "untested_version", lambda: None)
+    monkeypatch.setattr(server, "installed_version", lambda: probes.TESTED_VERSIONS[-1])
     return seen
 
 
@@ -77,8 +77,35 @@ def test_a_free_port_is_taken_and_a_taken_one_refused() -> None:
     assert _launch(port=port).port == port
 
 
-def test_a_release_that_was_not_tested_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "untested_version", lambda: "0.5.99")
+def _installed(monkeypatch: pytest.MonkeyPatch, *found: probes.Probe) -> None:
+    monkeypatch.setattr(server, "installed_version", lambda: "0.5.99")
+    installation = probes.Installation("0.5.99", False, found)
+    monkeypatch.setattr(server, "describe_installation", lambda: installation)
+
+
+def _probe(name: str, *, found: str | None, required: bool) -> probes.Probe:
+    return probes.Probe(name, "a purpose", found, is_hook=True, required=required, loses="a call")
+
+
+def test_a_port_leaves_room_for_the_one_that_sglang_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = [60_999, 60_998, 40_000]
+
+    class Socket(socket.socket):
+        def getsockname(self) -> tuple[str, int]:
+            return "127.0.0.1", offered.pop(0)
+
+    monkeypatch.setattr(server.socket, "socket", Socket)
+    assert _launch().port == 40_000
+    monkeypatch.setattr(Socket, "getsockname", lambda self: ("127.0.0.1", 60_000))
+    with pytest.raises(EngineStartError, match="no free port up to 55535"):
+        _launch()
+
+
+def test_a_release_that_was_not_tested_is_recorded_with_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = _probe("Scheduler.run_batch", found="sglang.run_batch", required=True)
+    _installed(monkeypatch, there, _probe("Stats.held", found=None, required=False))
     with structlog.testing.capture_logs() as logs:
         _launch()
     assert logs == [
@@ -86,9 +113,33 @@ def test_a_release_that_was_not_tested_is_recorded(monkeypatch: pytest.MonkeyPat
             "event": "SGLang release not tested",
             "log_level": "warning",
             "installed": "0.5.99",
-            "tested": launch.TESTED_VERSION,
+            "tested": "0.5.23, 0.5.20, 0.5.15",
+            "probes": "1 of 2 hook targets and 0 of 0 attributes found; "
+            "without Stats.held a script loses a call",
         }
     ]
+
+
+def test_a_release_without_a_place_for_a_hook_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = _probe("Scheduler.run_batch", found=None, required=True)
+    _installed(monkeypatch, gone, _probe("Stats.held", found=None, required=False))
+    with pytest.raises(EngineStartError, match=r"0\.5\.99 has no Scheduler\.run_batch,") as caught:
+        _launch()
+    assert caught.value.hint == "use a tested release: 0.5.23, 0.5.20, 0.5.15"
+
+
+def test_a_tested_release_is_neither_probed_nor_remarked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probed() -> None:
+        raise AssertionError("a start would take longer")
+
+    monkeypatch.setattr(server, "describe_installation", probed)
+    with structlog.testing.capture_logs() as logs:
+        _launch()
+    assert logs == []
 
 
 @pytest.mark.parametrize(

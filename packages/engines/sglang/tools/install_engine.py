@@ -2,7 +2,8 @@
 
 SGLang's own requirements name CUDA packages. The light ones that a CPU needs are ordinary
 dependencies of the environment; this script adds SGLang and its grammar library with `--no-deps`,
-which an environment definition cannot express. It is quick when they are already there.
+which an environment definition cannot express. It is quick when they are already there. Which
+versions is up to the environment variable `SCRIPTED_SGLANG_ENGINE`: exact pins with spaces between.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-ENGINE = ("sglang==0.5.23", "xgrammar==0.2.7")
+ENV_ENGINE = "SCRIPTED_SGLANG_ENGINE"
+DEFAULT_ENGINE = "sglang==0.5.23 xgrammar==0.2.7"
+
+
+def engine() -> list[str]:
+    """Return the pins of this environment's engine."""
+    return (os.environ.get(ENV_ENGINE) or DEFAULT_ENGINE).split()
 
 
 def missing(requirements: Sequence[str]) -> list[str]:
@@ -71,7 +78,7 @@ def install(requirements: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("requirements", nargs="*", metavar="NAME==VERSION", default=list(ENGINE))
+    parser.add_argument("requirements", nargs="*", metavar="NAME==VERSION", default=engine())
     parser.add_argument("--check", action="store_true", help="only say what is missing")
     options = parser.parse_args(argv)
     unpinned = [pin for pin in options.requirements if "==" not in pin]

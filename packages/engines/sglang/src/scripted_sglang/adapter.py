@@ -28,9 +28,13 @@ from scripted_hook.poster import BackgroundHttpPoster
 from scripted_sglang import _compat
 from scripted_sglang.inbox import Belonging, RankOp, TokenizerSocket
 from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
+from scripted_sglang.processes import DETOKENIZER, detokenizer_pid
 from scripted_sglang.state import SchedulerState
 
 ARRIVAL_TIMEOUT_S = 20.0
+# The handshake must not take five seconds, or the session takes the scheduler for one without hooks.
+DETOKENIZER_IN_HANDSHAKE_S = 3.0
+DETOKENIZER_BEFORE_SCRIPT_S = 20.0
 _HTTP_PATHS: dict[type, tuple[str, str]] = {
     Pause: ("/pause_generation", "PauseGenerationReqInput"),
     Continue: ("/continue_generation", "ContinueGenerationReqInput"),
@@ -76,7 +80,7 @@ class SglangAdapter:
         self.proxy: ScriptedTokenizerRecvProxy | None = None
         self.poster: BackgroundHttpPoster | None = None
         if self.is_driver:
-            socket = TokenizerSocket(scheduler.recv_from_tokenizer)
+            socket = TokenizerSocket(_compat.tokenizer_socket(scheduler))
             self.proxy = ScriptedTokenizerRecvProxy(
                 underlying=socket, poll_on=socket.socket, parks=self._belonging.is_foreign
             )
@@ -108,7 +112,7 @@ class SglangAdapter:
     @property
     def is_driver(self) -> bool:
         """Whether requests reach SGLang through this rank."""
-        return self.scheduler.recv_from_tokenizer is not None
+        return _compat.tokenizer_socket(self.scheduler) is not None
 
     # -- events --------------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class SglangAdapter:
             case AbortAll():
                 return io_struct.AbortReq(abort_all=True)
             case Flush():
-                return io_struct.FlushCacheReqInput()
+                return _compat.our_flush()
             case Evict() | Exhaust() | ReleaseHeld():
                 return RankOp(op)
 
@@ -251,7 +255,7 @@ class SglangAdapter:
     def _incoming(self) -> tuple[Any, ...]:
         """Messages that are in the inbox and not taken up yet."""
         ahead = self.proxy.buffered if self.proxy is not None else ()
-        return (*ahead, *self.scheduler._deferred_input_requests)
+        return (*ahead, *_compat.deferred_messages(self.scheduler))
 
     def is_idle(self) -> bool:
         """No request is waiting or running, nor on its way in."""
@@ -306,9 +310,13 @@ class SglangAdapter:
     # -- the rest of the protocol --------------------------------------------------------------
 
     def declare_held(self, *, pages_by_pool: Mapping[str, int], rows: int) -> None:
-        """SGLang's leak check asks for what sessions hold; our hooks on that add these."""
+        """SGLang's leak check asks for what sessions hold; our hooks on that add these.
+
+        What was held may have come back, as after the end of a request.
+        """
         self.held_tokens = pages_by_pool["full"] * self.kv_pools["full"].page_size
         self.held_rows = rows
+        _compat.admit_again(self.scheduler)
 
     def begin_hold(self) -> None:
         """Park what others send."""
@@ -327,15 +335,20 @@ class SglangAdapter:
             self.proxy.release()
 
     def drive_warmup(self) -> None:
-        """The server has served nothing yet, and need not have."""
+        """The server has served nothing yet, and need not have; what leads to clients is there."""
+        detokenizer_pid(timeout_s=DETOKENIZER_BEFORE_SCRIPT_S)
 
     def hooks_fired(self) -> tuple[str, ...]:
         """Attachment points that have fired in this process."""
         return tuple(self.fired)
 
     def pids(self) -> Mapping[str, int]:
-        """This process; the others have announced themselves."""
-        return {"scheduler": os.getpid()}
+        """This process and the detokenizer; the others have announced themselves."""
+        found = {"scheduler": os.getpid()}
+        detokenizer = detokenizer_pid(timeout_s=DETOKENIZER_IN_HANDSHAKE_S)
+        if detokenizer is not None:
+            found[DETOKENIZER] = detokenizer
+        return found
 
     def close(self) -> None:
         """Let go of the HTTP thread."""

@@ -8,22 +8,21 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from scripted_core.errors import EngineError
 from scripted_core.wire.address import SessionAddress
 from scripted_hook.attach import maybe_init_scripted_scheduler_hook
 from scripted_hook.crash import reporting
 from scripted_hook.scheduler_hook import Phase, ScriptedSchedulerHook
 
 from scripted_sglang import _compat
+from scripted_sglang._compat import needs
 from scripted_sglang.adapter import SglangAdapter
+from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.inbox import RankOp, wait_for_input
+from scripted_sglang.probes import TESTED_VERSIONS, find_place
 
 _IDLE_WAIT_S = 0.02
-_MANAGERS = "sglang.srt.managers."
-_RECEIVER = _MANAGERS + "scheduler_components.request_receiver.SchedulerRequestReceiver."
-_SCHEDULER = _MANAGERS + "scheduler.Scheduler."
-_STREAMER = _MANAGERS + "scheduler_components.output_streamer.SchedulerOutputStreamer."
-_POOL_STATS = _MANAGERS + "scheduler_components.pool_stats_observer.SchedulerPoolStatsObserver."
 
 
 class SchedulerProcess:
@@ -124,12 +123,19 @@ class SchedulerProcess:
             if req.finished() and not req.finished_output:
                 self._adapter.report_finish(req, _compat.finish_reason_of(req))
 
-    def before_abort_output(self, scheduler: Any, abort_req: Any, req: Any) -> None:
-        """BEFORE ``send_abort_output``: an end outside the output stream."""
-        if self._adapter is not None:
-            given = abort_req.finished_reason
-            reason = _compat.finish_reason_from(given or {"type": "abort", "message": "Aborted"})
-            self._adapter.report_finish(req, reason)
+    def before_abort_output(self, sender: Any, output: Any, req: Any = None) -> None:
+        """BEFORE ``send_abort_output`` or what it stands for: an end outside the output stream."""
+        if self._adapter is None or req is None or not _compat.is_abort_notice(output):
+            return
+        given = output.finished_reason
+        reason = _compat.finish_reason_from(given or {"type": "abort", "message": "Aborted"})
+        self._adapter.report_finish(req, reason)
+
+    def send_output(
+        self, original: Callable[..., Any], sender: Any, output: Any, answered: Any = None
+    ) -> Any:
+        """AROUND: nobody waits for the answer to a flush of ours, which 0.5.15's front dies of."""
+        return None if _compat.is_our_flush(answered) else original(sender, output, answered)
 
     def flush_cache(
         self, original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any
@@ -158,23 +164,36 @@ class SchedulerProcess:
 
 
 def register(address: SessionAddress) -> None:
-    """Register every hook of ours; SGLang applies them after all plugins have registered."""
+    """Register every hook of ours; SGLang applies them after all plugins have registered.
+
+    Raises ``EngineError`` where SGLang has no place for one that is required.
+    """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    package = source_folder()
+    assert package is not None, "SGLang is running"
     process = SchedulerProcess(address)
-    for target, function, kind in (
-        (_SCHEDULER + "run_event_loop", process.run_event_loop, HookType.AROUND),
-        (_RECEIVER + "recv_requests", process.before_receive, HookType.BEFORE),
-        (_RECEIVER + "_pull_raw_reqs", process.pull_raw_reqs, HookType.AROUND),
-        (_SCHEDULER + "process_input_requests", process.process_input_requests, HookType.AROUND),
-        (_SCHEDULER + "run_batch", process.before_run_batch, HookType.BEFORE),
-        (_STREAMER + "stream_output", process.before_stream_output, HookType.BEFORE),
-        (_SCHEDULER + "send_abort_output", process.before_abort_output, HookType.BEFORE),
-        (_SCHEDULER + "flush_cache", process.flush_cache, HookType.AROUND),
-        (_POOL_STATS + "session_held_tokens", process.add_held_tokens, HookType.AFTER),
-        (_POOL_STATS + "session_held_req_count", process.add_held_rows, HookType.AFTER),
+    for need, function, kind in (
+        (needs.RUN_EVENT_LOOP, process.run_event_loop, HookType.AROUND),
+        (needs.RECV_REQUESTS, process.before_receive, HookType.BEFORE),
+        (needs.PULL_RAW_REQS, process.pull_raw_reqs, HookType.AROUND),
+        (needs.PROCESS_INPUT_REQUESTS, process.process_input_requests, HookType.AROUND),
+        (needs.RUN_BATCH, process.before_run_batch, HookType.BEFORE),
+        (needs.STREAM_OUTPUT, process.before_stream_output, HookType.BEFORE),
+        (needs.SEND_ABORT_OUTPUT, process.before_abort_output, HookType.BEFORE),
+        (needs.SEND_OUTPUT, process.send_output, HookType.AROUND),
+        (needs.FLUSH_CACHE, process.flush_cache, HookType.AROUND),
+        (needs.SESSION_HELD_TOKENS, process.add_held_tokens, HookType.AFTER),
+        (needs.SESSION_HELD_REQ_COUNT, process.add_held_rows, HookType.AFTER),
     ):
-        HookRegistry.register(target, function, kind)
+        place = find_place(package, need)
+        if place is not None:
+            HookRegistry.register(place.dotted, function, kind)
+        elif need.required:
+            raise EngineError(
+                f"this SGLang has no {need.name}, which is hooked for: {need.purpose}",
+                hint=f"use a tested release: {', '.join(TESTED_VERSIONS)}",
+            )
 
 
 def _rank_name(scheduler: Any) -> str:

@@ -7,7 +7,6 @@ imports SGLang and nothing is started.
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,12 +18,11 @@ from typing import Any, Final
 from scripted_registry.errors import ConfigError
 
 from scripted_sglang.arguments import Argument, ArgumentKind, server_arguments, source_folder
+from scripted_sglang.probes import TESTED_VERSIONS, installed_version
 from scripted_sglang.standins import standin_pythonpath
 
-DISTRIBUTION: Final = "sglang"
 # The first release with the `sglang.srt.plugins` entry-point group.
 OLDEST_VERSION: Final = (0, 5, 12)
-TESTED_VERSION: Final = "0.5.23"
 # Our name in that group.
 PLUGIN_NAME: Final = "scripted"
 _HOW_TO_INSTALL: Final = "on a CPU with --no-deps; see Install in the README of scripted-sglang"
@@ -52,14 +50,6 @@ _GPU_KWARGS: Final[dict[str, Any]] = {
 }
 
 
-def installed_version() -> str | None:
-    """Return the version of the installed SGLang, or `None`."""
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def check_usable() -> str | None:
     """Return why SGLang cannot be used here and what to type, or `None` if it can.
 
@@ -68,24 +58,20 @@ def check_usable() -> str | None:
     """
     version = installed_version()
     if version is None:
-        return f"SGLang is not installed: pip install sglang=={TESTED_VERSION} ({_HOW_TO_INSTALL})"
+        return (
+            f"SGLang is not installed: pip install sglang=={TESTED_VERSIONS[0]} ({_HOW_TO_INSTALL})"
+        )
     if _release(version) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         return (
             f"SGLang {version} is too old, plugins exist since {oldest}: "
-            f"pip install sglang=={TESTED_VERSION} ({_HOW_TO_INSTALL})"
+            f"pip install sglang=={TESTED_VERSIONS[0]} ({_HOW_TO_INSTALL})"
         )
     if importlib.util.find_spec("torch") is None:
         return f"SGLang {version} is installed without torch"
     if source_folder() is None:
         return f"SGLang {version} is registered as installed, but its package cannot be found"
     return None
-
-
-def untested_version() -> str | None:
-    """Return the installed version if it is another than the one the adapter was tested with."""
-    version = installed_version()
-    return None if version in (None, TESTED_VERSION) else version
 
 
 def default_kwargs(*, cpu: bool) -> dict[str, Any]:

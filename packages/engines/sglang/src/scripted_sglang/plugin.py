@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
@@ -21,6 +22,7 @@ def scripted_register_engines() -> list[EngineSpec]:
             summary="The installed SGLang, unpatched, as a server",
             modes=(EngineMode.SERVER,),
             check=_check,
+            remark=_remark,
         )
     ]
 
@@ -29,6 +31,20 @@ def _check() -> str | None:
     from scripted_sglang.launch import check_usable
 
     return check_usable()
+
+
+def _remark() -> str | None:
+    from scripted_sglang.probes import TESTED_VERSIONS, describe_installation
+
+    installation = describe_installation()
+    if installation is None or (installation.is_tested and not installation.missing):
+        return None
+    tested = "tested" if installation.is_tested else f"untested (tested: {_and(TESTED_VERSIONS)})"
+    return f"SGLang {installation.version} is {tested}: {installation.summary}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + " and " + words[-1]
 
 
 @hookimpl

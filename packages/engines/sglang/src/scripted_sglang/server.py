@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -18,12 +19,11 @@ from scripted_registry import EngineConfig
 
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.launch import (
-    TESTED_VERSION,
     default_kwargs,
     server_argv,
     server_env,
-    untested_version,
 )
+from scripted_sglang.probes import TESTED_VERSIONS, describe_installation, installed_version
 from scripted_sglang.tiny_model import SMALL_MODEL, write_tiny_model
 
 _log = structlog.get_logger("scripted.sglang")
@@ -33,6 +33,11 @@ _TINY_CONTEXT_LENGTH: Final = 1024
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
+# 0.5.15 keeps the port 10,000 above its own for a second interface, and refuses to start when there
+# can be no such port.
+_HIGHEST_PORT: Final = 65_535 - 10_000
+_PORT_TRIES: Final = 256
+
 # Its front calls itself a moment before its port is open, and goes on when that fails.
 _HARMLESS: Final = "/freeze_gc"
 
@@ -41,13 +46,12 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
 
     Raises ``ConfigError`` for an argument that SGLang does not have, ``EngineStartError`` for a
-    port that is taken.
+    port that is taken, and for a release that has no place for one of our hooks.
     """
-    untested = untested_version()
-    if untested is not None:
-        _log.warning("SGLang release not tested", installed=untested, tested=TESTED_VERSION)
+    _look_at_release()
     given = dict(config.kwargs)
-    port = _port(given.pop("port", None))
+    host = str(given.pop("host", None) or _HOST)
+    port = _port(host, given.pop("port", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
     kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
     prepare = None
@@ -60,10 +64,10 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
 
     ranks = int(str(kwargs.get("tp_size", 1))) * int(str(kwargs.get("pp_size", 1)))
     return ServerLaunch(
-        argv=tuple(server_argv(kwargs, host=_HOST, port=port)),
-        host=_HOST,
+        argv=tuple(server_argv(kwargs, host=host, port=port)),
+        host=host,
         port=port,
-        env=_environment(on_cpu=on_cpu, ranks=ranks, port=port),
+        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}"),
         ready_path="/model_info",
         prepare=prepare,
         explain=explain,
@@ -73,9 +77,30 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     )
 
 
-def _environment(*, on_cpu: bool, ranks: int, port: int) -> dict[str, str]:
+def _look_at_release() -> None:
+    """Warn of a release that was not tested; refuse one that cannot be attached to."""
+    if installed_version() in TESTED_VERSIONS:
+        return
+    installation = describe_installation()
+    if installation is None:
+        return  # What writes the command says so.
+    if installation.missing_required:
+        names = ", ".join(probe.name for probe in installation.missing_required)
+        raise EngineStartError(
+            f"SGLang {installation.version} has no {names}, which scripts need",
+            hint=f"use a tested release: {', '.join(TESTED_VERSIONS)}",
+        )
+    _log.warning(
+        "SGLang release not tested",
+        installed=installation.version,
+        tested=", ".join(TESTED_VERSIONS),
+        probes=installation.summary,
+    )
+
+
+def _environment(*, on_cpu: bool, ranks: int, base_url: str) -> dict[str, str]:
     env = server_env(cpu=on_cpu, ranks=ranks)
-    env[ENV_BASE_URL] = f"http://{_HOST}:{port}"
+    env[ENV_BASE_URL] = base_url
     # Its socket files then go with the session's folder; compiled kernels are worth keeping.
     env["TMPDIR"] = SESSION_FOLDER
     if not on_cpu and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
@@ -105,17 +130,34 @@ def explain(log: str) -> str | None:
     return f"SGLang says: {found[-1].strip()}" if found else None
 
 
-def _port(given: object) -> int:
-    port = 0 if given is None else int(str(given))
+def _port(host: str, given: object) -> int:
+    if given is None:
+        return _free_port(host)
+    port = int(str(given))
     try:
         with socket.socket() as probe:
-            probe.bind((_HOST, port))
-            return int(probe.getsockname()[1])
+            probe.bind((host, port))
     except OSError as error:
         raise EngineStartError(
-            f"port {port} on {_HOST} is taken: {error.strerror}",
+            f"port {port} on {host} is taken: {error.strerror}",
             hint="leave port out for a free one, or end the server that has it",
         ) from error
+    return port
+
+
+def _free_port(host: str) -> int:
+    with contextlib.ExitStack() as refused:
+        for _ in range(_PORT_TRIES):
+            # Kept until one is found, so that the system does not offer the same again.
+            probe = refused.enter_context(socket.socket())
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+            if port <= _HIGHEST_PORT:
+                return port
+    raise EngineStartError(
+        f"the system offers no free port up to {_HIGHEST_PORT} on {host}",
+        hint="give one with port=",
+    )
 
 
 def _has_gpu() -> bool:

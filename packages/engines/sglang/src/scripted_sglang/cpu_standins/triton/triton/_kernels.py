@@ -1,19 +1,27 @@
-"""What kernel definitions use: decorators that keep the function and refuse to launch it."""
+"""What kernel definitions use: decorators that keep the function and refuse to launch it.
+
+Two of SGLang's kernels are launched all the same, as host code: see `_page_kernels`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from triton._page_kernels import ON_CPU
+
 
 class JITFunction:
-    """A kernel that was defined; launching it raises `NotImplementedError` with its name."""
+    """A kernel that was defined; launching it raises `NotImplementedError` with its name.
+
+    Those of SGLang that `_page_kernels` has are run instead.
+    """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
-        self.__name__ = getattr(fn, "__name__", "kernel")
+        self.__name__: str = getattr(fn, "__name__", "kernel")
         self.__qualname__ = getattr(fn, "__qualname__", self.__name__)
-        self.__module__ = getattr(fn, "__module__", __name__)
+        self.__module__: str = getattr(fn, "__module__", __name__)
         self.__doc__ = fn.__doc__
 
     def _refuse(self) -> NoReturn:
@@ -25,8 +33,10 @@ class JITFunction:
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         self._refuse()
 
-    def __getitem__(self, grid: object) -> NoReturn:
-        self._refuse()
+    def __getitem__(self, grid: object) -> Callable[..., Any]:
+        if not self.__module__.startswith("sglang.") or self.__name__ not in ON_CPU:
+            self._refuse()
+        return ON_CPU[self.__name__]
 
 
 def jit(fn: Callable[..., Any] | None = None, **options: object) -> Any:
