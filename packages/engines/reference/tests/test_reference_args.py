@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_reference import memory_bounds
 from scripted_reference.args import (
     HASH_MODEL,
     SMALL_MODEL,
@@ -152,3 +155,65 @@ def test_sizes_that_do_not_go_together() -> None:
         parse_engine_kwargs({"chunked_prefill_size": 40, "page_size": 16})
     with pytest.raises(ConfigError, match="less than one page"):
         parse_engine_kwargs({"max_total_tokens": 8, "page_size": 16, "chunked_prefill_size": -1})
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"max_total_tokens": 99_999_999_999_999},
+        {"context_length": 99_999_999_999},
+        {"max_running_requests": 999_999_999},
+    ],
+)
+def test_sizes_beyond_the_memory_of_the_machine_are_refused(kwargs: dict[str, int]) -> None:
+    ((name, value),) = kwargs.items()
+    with pytest.raises(ConfigError, match=rf"\b{name}={value} .* but this machine has") as caught:
+        parse_engine_kwargs(kwargs)
+    assert "GiB of memory" in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_replicas_need_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_bounds, "machine_bytes", lambda: 2_000_000)
+    assert parse_engine_kwargs({"dp_size": 1}).dp_size == 1
+    with pytest.raises(ConfigError, match=r"max_running_requests=16 and context_length=4096"):
+        parse_engine_kwargs({"dp_size": 2})
+
+
+def test_the_number_of_replicas_is_bounded() -> None:
+    assert parse_engine_kwargs({"dp_size": 64}).dp_size == 64
+    with pytest.raises(ConfigError, match="dp_size=65 is too large") as caught:
+        parse_engine_kwargs({"dp_size": 65})
+    assert caught.value.hint == "use 64 or less"
+
+
+@pytest.mark.parametrize("positions", [0, 1, -5, True, 2.5, "x", [], {}, float("nan")])
+def test_a_model_with_an_impossible_number_of_positions(tmp_path: Path, positions: object) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"max_position_embeddings": positions}))
+    with pytest.raises(
+        ConfigError, match=r"config\.json: max_position_embeddings=.* is not a whole"
+    ):
+        parse_engine_kwargs({"model_path": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("content", "context_length"),
+    [
+        ("{}", 4096),
+        ('{"max_position_embeddings": null}', 4096),
+        ('{"max_position_embeddings": 9}', 9),
+    ],
+)
+def test_the_context_is_that_of_the_model(
+    tmp_path: Path, content: str, context_length: int
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    args = parse_engine_kwargs({"model_path": str(tmp_path)})
+    assert args.context_length == context_length
+
+
+def test_a_configuration_that_is_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"config\.json is nested too deeply"):
+        parse_engine_kwargs({"model_path": str(tmp_path)})

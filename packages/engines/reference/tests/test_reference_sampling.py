@@ -25,6 +25,7 @@ def test_sampling_depends_on_the_seed_alone(engine: Any, overlap: bool) -> None:
     sampling: dict[str, dict[str, Any]] = {
         "greedy": {},
         "zero": {"temperature": 0.0},
+        "tiny": {"temperature": 1e-320},
         "engine": {"temperature": 0.7},
         "same": {"temperature": 1.3, "seed": 5},
         "other": {"temperature": 0.7, "seed": 6},
@@ -43,14 +44,14 @@ def test_sampling_depends_on_the_seed_alone(engine: Any, overlap: bool) -> None:
             sampling_seed=params.get("seed"),
         )
     distinct = {rid: tuple(e.finished(rid).output_ids) for rid in sampling}
-    assert distinct["greedy"] == distinct["zero"]
+    assert distinct["greedy"] == distinct["zero"] == distinct["tiny"]
     assert distinct["engine"] == distinct["same"]
     groups = ("greedy", "engine", "other", "negative")
     for one, another in itertools.combinations(groups, 2):
         assert distinct[one] != distinct[another]
 
 
-@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf"), 10**400])
 def test_an_impossible_temperature_is_refused(engine: Any, temperature: float) -> None:
     spec = GenerateReq(
         rid="r", input_ids=[5], sampling_params=SamplingParams(temperature=temperature)

@@ -42,7 +42,7 @@ def test_the_tiny_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "scripted_models", None)
     with pytest.raises(ConfigError, match="'tiny' is not installed") as error:
         model_folder("tiny")
-    assert error.value.hint == "pip install scripted-models"
+    assert "pip install 'scripted-reference[tiny]'" in (error.value.hint or "")
     module = types.ModuleType("scripted_models")
     vars(module)["checkpoint"] = lambda name: tmp_path / name
     monkeypatch.setitem(sys.modules, "scripted_models", module)

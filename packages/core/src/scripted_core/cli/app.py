@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -19,6 +21,8 @@ from scripted_core.cli.signals import EndingSignals
 from scripted_core.errors import PluginError, ScriptedError
 
 PROGRAM = "scripted"
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE})
+"""How writing to a full disk or a closed pipe fails."""
 
 
 class ExitCode(IntEnum):
@@ -98,12 +102,20 @@ def _status_of(arguments: Sequence[str] | None) -> int:
     broken: PluginError | None = None
     try:
         app, broken = build_app()
-        app(None if arguments is None else list(arguments), prog_name=PROGRAM)
+        try:
+            app(None if arguments is None else list(arguments), prog_name=PROGRAM)
+        finally:
+            sys.stdout.flush()  # here a full disk is an error of ours, at exit it is a traceback
     except ScriptedError as error:
         print_error(error)
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _give_up_printing(error)
+        return ExitCode.FAILED
     except SystemExit as end:
         if end.code == ExitCode.USAGE and broken is not None:
             print_error(broken)  # the command that was asked for may be a plugin's
@@ -116,6 +128,14 @@ def print_error(error: ScriptedError) -> None:
     typer.secho(f"error: {error.message}", fg="red", err=True)
     if error.hint is not None:
         typer.secho(f"hint: {error.hint}", fg="yellow", err=True)
+
+
+def _give_up_printing(error: OSError) -> None:
+    """Say why on stderr; what stdout still holds back is dropped, or Python's exit would fail on it."""
+    if error.errno != errno.EPIPE:  # whoever closes a pipe has seen enough
+        typer.secho(f"error: the output cannot be written: {error.strerror}", fg="red", err=True)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _never_fail_to_print() -> None:

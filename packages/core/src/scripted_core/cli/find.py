@@ -80,7 +80,7 @@ def load_module(path: Path) -> types.ModuleType:
     install_comparison_details()
     try:
         exec(compile_rewritten(path.read_bytes(), str(path)), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
         raise ScriptNotImportable(

@@ -12,6 +12,7 @@ from scripted_core.errors import (
     CapabilityMissing,
     EngineDirty,
     LeakDetected,
+    ReplyTimeout,
     ScriptedError,
     ScriptFailed,
     error_from_code,
@@ -34,9 +35,10 @@ def skipped(reason: str) -> ScriptSkipped:
 def damage(error: BaseException) -> str | None:
     """Why an engine takes no more scripts after ``error``; ``None`` when it is sound.
 
-    A reset brings requests to an end, but it cannot mend an engine whose memory does not add up.
+    A reset brings requests to an end, but it cannot mend an engine whose memory does not add up, nor
+    one with a process that no longer answers.
     """
-    if isinstance(error, (LeakDetected, EngineDirty)):
+    if isinstance(error, (LeakDetected, EngineDirty, ReplyTimeout)):
         return f"an earlier script left it damaged ({type(error).__name__})"
     return None
 

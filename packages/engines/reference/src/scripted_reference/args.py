@@ -15,6 +15,14 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
+from scripted_reference.memory_bounds import (
+    POSITION_BYTES,
+    ROW_BYTES,
+    SLOT_BYTES,
+    TABLE_ENTRY_BYTES,
+    check_fits,
+)
+
 SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
 """The model name that scripts use for "any small model"; it is the `hash` model here."""
 
@@ -51,7 +59,7 @@ class ServerArgs:
         load_format: `"auto"` (or `"safetensors"`, the one format there is) reads weights, `"dummy"`
             draws them from `random_seed`.
         device: where a model with matrices computes, `"cpu"` or `"cuda"` (also `"cuda:1"`).
-        dp_size: scheduler replicas behind one front.
+        dp_size: scheduler replicas behind one front, at most 64: each has a model of its own.
         disable_overlap_schedule: whether results are processed in the iteration that computes them,
             not in the one after it.
         enable_lora: whether requests may name an adapter; on as soon as `lora_paths` has one.
@@ -89,6 +97,13 @@ class ServerArgs:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             _check_int(name, getattr(self, name), least=least)
+        if self.dp_size > _MOST_REPLICAS:
+            raise _wrong(
+                "dp_size",
+                self.dp_size,
+                "is too large: each replica has a scheduler and a model of its own",
+                f"use {_MOST_REPLICAS} or less",
+            )
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(name, getattr(self, name), "is not a bool", "use True or False")
@@ -165,6 +180,26 @@ class ServerArgs:
                 f"{self.page_size} tokens",
                 hint=f"use at least {self.page_size}",
             )
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Refuse what would not fit; the KV of a model with matrices is checked when that is loaded."""
+        tokens, rows, context = (
+            self.max_total_tokens,
+            self.max_running_requests,
+            self.context_length,
+        )
+        needs = {
+            f"engine argument max_total_tokens={tokens}": tokens * SLOT_BYTES,
+            f"engine argument max_running_requests={rows}": rows * ROW_BYTES,
+            f"engine argument context_length={context}": context * POSITION_BYTES,
+            f"the table of engine arguments max_running_requests={rows} and "
+            f"context_length={context}": rows * context * TABLE_ENTRY_BYTES,
+        }
+        check_fits(
+            {cause: self.dp_size * size for cause, size in needs.items()},
+            hint="use smaller sizes",
+        )
 
 
 _FLAGS: Final = (
@@ -174,6 +209,7 @@ _FLAGS: Final = (
     "enable_lora",
     "enable_metrics",
 )
+_MOST_REPLICAS: Final = 64
 _LOAD_FORMATS: Final = ("auto", "safetensors", "dummy")
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 

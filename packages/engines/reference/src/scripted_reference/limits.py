@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from scripted_reference.messages import GenerateReq
@@ -54,7 +55,8 @@ class RequestLimits(NamedTuple):
         )
 
     def _temperature_refusal(self, temperature: float | None) -> str | None:
-        if temperature is None or 0 <= temperature < float("inf"):
+        # Not `< inf`: whole numbers have no end, and arrays cannot be divided by what is no float.
+        if temperature is None or 0 <= temperature <= sys.float_info.max:
             return None
         return f"temperature must be a number from 0 on, got {temperature}."
 

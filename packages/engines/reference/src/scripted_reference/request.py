@@ -33,7 +33,7 @@ class FinishReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to generate: greedily without a `temperature` or at 0, else with reproducible randomness.
+    """How to generate: greedily without a `temperature` or below 1e-6, else reproducibly at random.
 
     `seed` stands in for the engine's `random_seed` when the request samples. As in SGLang, `ignore_eos`
     switches off `stop_token_ids` along with the end-of-sequence token.

@@ -54,7 +54,8 @@ def test_sampled_output_is_independent_of_the_batch(
     assert alone != it.generate(ids, 12, temperature=1.0, seed=6)
     # Without a seed of its own it samples with the engine's.
     assert it.generate(ids, 12, temperature=1.0) == it.generate(ids, 12, temperature=1.0, seed=11)
-    assert it.generate(ids, 12, temperature=0.0) == it.generate(ids, 12)
+    for temperature in (0.0, 5e-324, 1e-320, 9e-7):
+        assert it.generate(ids, 12, temperature=temperature) == it.generate(ids, 12)
     # In company, and going on after a retraction: prompt and output so far are prefilled again.
     req = it.request(ids, **wish)
     greedy = it.request(random_prompt("q", 50))
@@ -67,6 +68,15 @@ def test_sampled_output_is_independent_of_the_batch(
     it.append([again], it.extend((again, 35)))
     it.decode([again], 6)
     assert again.output_ids == alone
+
+
+@pytest.mark.filterwarnings("error")
+def test_tiny_temperatures_choose_the_likeliest() -> None:
+    from scripted_reference.models.sampling import sample
+
+    logits = np.array([1.0, -3e38, 3e38, 2.9e38], dtype=np.float32)
+    for temperature in (5e-324, 1e-320, 1e-6):
+        assert sample(logits, temperature=temperature, seed=1, position=9) == 2
 
 
 def _logprobs(it: Any, ids: list[int], chunks: list[int], **wishes: Any) -> list[ReqLogprobs]:

@@ -206,6 +206,20 @@ def test_configurations_that_cannot_be_used(
     assert error.value.hint
 
 
+def test_what_does_not_fit_is_refused_before_it_is_allocated(
+    lab: Any, config_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripted_reference import memory_bounds
+
+    large = config_folder(hidden_size=1 << 17, intermediate_size=1 << 20, num_hidden_layers=1024)
+    with pytest.raises(ConfigError, match=r"config\.json: a model of [\d,]+ parameters takes"):
+        lab(large)
+    monkeypatch.setattr(memory_bounds, "machine_bytes", lambda: 2_000_000)
+    with pytest.raises(ConfigError, match="the KV of the 4,097 slots of max_total_tokens takes"):
+        lab(config_folder())
+    assert lab(config_folder(), size=1024).model.vocab_size == 301
+
+
 def test_the_end_of_sequence_token(lab: Any, config_folder: Callable[..., Path]) -> None:
     assert lab(config_folder(eos_token_id=[7, 8])).model.eos_token_id == 7
     folder = config_folder(eos_token_id=None)

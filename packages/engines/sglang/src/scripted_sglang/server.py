@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from scripted_core.errors import EngineStartError
+from scripted_core.errors import ConfigError, EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
@@ -30,6 +30,7 @@ _log = structlog.get_logger("scripted.sglang")
 _HOST: Final = "127.0.0.1"
 _TINY_MODEL_FOLDER: Final = "tiny-model"
 _TINY_CONTEXT_LENGTH: Final = 1024
+_TRAINED_MODEL: Final = "tiny"
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
@@ -44,6 +45,8 @@ _HARMLESS: Final = "/freeze_gc"
 
 def server_launch(config: EngineConfig) -> ServerLaunch:
     """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
+
+    The model ``tiny`` is the trained checkpoint of ``scripted-models``.
 
     Raises ``ConfigError`` for an argument that SGLang does not have, ``EngineStartError`` for a
     port that is taken, and for a release that has no place for one of our hooks.
@@ -62,6 +65,10 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         def prepare(folder: Path) -> None:
             write_tiny_model(folder / _TINY_MODEL_FOLDER, context_length=context_length)
 
+    elif kwargs["model_path"] == _TRAINED_MODEL:
+        kwargs["model_path"] = str(_trained_checkpoint())
+        kwargs.setdefault("context_length", _TINY_CONTEXT_LENGTH)
+
     ranks = int(str(kwargs.get("tp_size", 1))) * int(str(kwargs.get("pp_size", 1)))
     return ServerLaunch(
         argv=tuple(server_argv(kwargs, host=host, port=port)),
@@ -75,6 +82,17 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         # Its own way out takes more than 5 s once it has served a request.
         stop_grace_s=0.0,
     )
+
+
+def _trained_checkpoint() -> Path:
+    """The checkpoint that the reference engine calls by the same name; data of another package."""
+    try:
+        from scripted_models import checkpoint
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the model {_TRAINED_MODEL!r} is not installed", hint="install scripted-models"
+        ) from error
+    return checkpoint(_TRAINED_MODEL)
 
 
 def _look_at_release() -> None:

@@ -16,6 +16,7 @@ from scripted_reference.models.hash_weights import (
     sampling_offset,
     splitmix64,
 )
+from scripted_reference.models.temperature import GREEDY_BELOW
 
 
 def expected_output(
@@ -33,13 +34,14 @@ def expected_output(
 
     With `ignore_eos=False` it ends, as a request does, with the first end-of-sequence token or member
     of `stop_token_ids`, which is included. `seed` is the engine's `random_seed`; with a `temperature`
-    above 0 the tokens are those that the request's `sampling_seed` gives, `seed` by default.
+    from `GREEDY_BELOW` on the tokens are those that the request's `sampling_seed` gives, `seed` by
+    default.
     """
     weights = HashWeights.from_seed(seed)
     stops = frozenset() if ignore_eos else frozenset((EOS_TOKEN_ID, *stop_token_ids))
     chain = 0
     total = weights.output_offset
-    if temperature:
+    if temperature is not None and temperature >= GREEDY_BELOW:
         total = sampling_offset(seed if sampling_seed is None else sampling_seed)
     tokens = list(prompt_ids)
     output: list[int] = []

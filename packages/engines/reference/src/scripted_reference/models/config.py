@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
-from scripted_reference.models.folder import read_json
+from scripted_reference.models.folder import is_positive_number, read_json
 from scripted_reference.models.rope import RopeParameters, read_rope
 
 CONFIG_FILE: Final = "config.json"
@@ -19,6 +19,17 @@ NO_EOS_TOKEN: Final = -1
 """Stands for the end-of-sequence token of a model that has none: no token is equal to it."""
 
 _DIMENSION_MULTIPLE: Final = 4
+
+_MOST: Final[Mapping[str, int]] = {
+    # Several times what any published model has, and little enough to count tensors at once.
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 12,
+    "num_key_value_heads": 1 << 12,
+    "head_dim": 1 << 14,
+}
 
 
 class Architecture(StrEnum):
@@ -133,7 +144,7 @@ def _refuse_unknown_features(raw: Mapping[str, Any], file: Path) -> None:
     wrong = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "use_sliding_window": bool(raw.get("use_sliding_window", False)),
-        "layer_types": any(kind != "full_attention" for kind in raw.get("layer_types") or ()),
+        "layer_types": not _is_full_attention(raw.get("layer_types")),
         "quantization_config": raw.get("quantization_config") is not None,
         "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
     }
@@ -145,21 +156,37 @@ def _refuse_unknown_features(raw: Mapping[str, Any], file: Path) -> None:
             )
 
 
+def _is_full_attention(layer_types: object) -> bool:
+    if layer_types is None:
+        return True
+    return isinstance(layer_types, list) and all(kind == "full_attention" for kind in layer_types)
+
+
 def _eos_token_id(raw: Mapping[str, Any], folder: Path) -> int:
     generation_file = folder / "generation_config.json"
     generation = read_json(generation_file) if generation_file.is_file() else {}
-    for source, file in ((generation, generation_file), (raw, folder / CONFIG_FILE)):
-        value = source.get("eos_token_id")
-        if isinstance(value, list) and value:
-            value = value[0]
-        if value is None or value == []:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(
-                f"{file}: eos_token_id={value!r} is no token id", hint="use a number from 0 on"
-            )
-        return value
-    return NO_EOS_TOKEN
+    # Both are checked, although the first that has one decides.
+    found = (
+        _first_token(generation, "eos_token_id", generation_file),
+        _first_token(raw, "eos_token_id", folder / CONFIG_FILE),
+    )
+    return next((token for token in found if token is not None), NO_EOS_TOKEN)
+
+
+def _first_token(raw: Mapping[str, Any], key: str, file: Path) -> int | None:
+    """Return a token id, or the first of a list of them; `None` if there is none."""
+    value = raw.get(key)
+    if value is None:
+        return None
+    tokens = value if isinstance(value, list) else [value]
+    if not tokens or any(
+        isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in tokens
+    ):
+        raise ConfigError(
+            f"{file}: {key}={value!r} is no token id",
+            hint="use a number from 0 on, a list of such, or null",
+        )
+    return int(tokens[0])
 
 
 def _size(
@@ -173,12 +200,17 @@ def _size(
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % multiple:
         wanted = "a positive integer" if multiple == 1 else f"a positive multiple of {multiple}"
         raise ConfigError(f"{file}: {key}={value!r} is not {wanted}", hint=f"use {wanted}")
+    if value > _MOST[key]:
+        raise ConfigError(
+            f"{file}: {key}={value} is more than any model has",
+            hint=f"use {_MOST[key]} or less; copy the model again if it should be",
+        )
     return value
 
 
 def _number(raw: Mapping[str, Any], key: str, file: Path, *, default: float) -> float:
     value = raw.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not is_positive_number(value):
         raise ConfigError(
             f"{file}: {key}={value!r} is not a positive number", hint="use a positive number"
         )

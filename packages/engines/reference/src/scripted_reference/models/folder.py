@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
 from scripted_reference.args import TINY_MODEL
+
+_LEAST_POSITIONS: Final = 2
+"""One for a prompt and one for what follows it."""
 
 
 def model_folder(model_path: str) -> Path:
@@ -32,13 +36,26 @@ def model_folder(model_path: str) -> Path:
 def model_context_len(model_path: str) -> int | None:
     """Return how many positions the model was made for; `None` if its config does not say.
 
-    Raises `ConfigError` as `model_folder` does, and for a config that is no JSON object.
+    Raises `ConfigError` as `model_folder` does, for a config that is no JSON object, and for a number of
+    positions that is none.
     """
     config = model_folder(model_path) / "config.json"
     if not config.is_file():
         return None
     positions = read_json(config).get("max_position_embeddings")
-    return positions if isinstance(positions, int) and positions > 1 else None
+    if positions is None:
+        return None
+    if (
+        isinstance(positions, bool)
+        or not isinstance(positions, int)
+        or positions < _LEAST_POSITIONS
+    ):
+        wanted = f"a whole number from {_LEAST_POSITIONS} on"
+        raise ConfigError(
+            f"{config}: max_position_embeddings={positions!r} is not {wanted}",
+            hint=f"use {wanted}, or leave it out",
+        )
+    return positions
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -50,6 +67,11 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}",
             hint="check the file's permissions, or copy the model again",
         ) from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path} is nested too deeply to be read",
+            hint="copy the model again, or repair the file",
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"{path} is not valid JSON: {error}", hint="copy the model again, or repair the file"
@@ -60,6 +82,15 @@ def read_json(path: Path) -> dict[str, Any]:
             hint="copy the model again, or repair the file",
         )
     return content
+
+
+def is_positive_number(value: object) -> bool:
+    """Return whether a JSON value is a number above 0 that a float can hold."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 < value <= sys.float_info.max
+    )
 
 
 def _tiny_checkpoint() -> Path:

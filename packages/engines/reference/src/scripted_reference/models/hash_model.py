@@ -16,9 +16,9 @@ numbers have inverses: a wrong token, position or chain in any one slot changes 
 and the token but for a chance of one in `vocab_size`. `models/closed_form.py` computes the same tokens
 without a pool.
 
-A request with a temperature above 0 has an `output_offset` of its own, drawn from its sampling seed (the
-engine's `random_seed` by default): other tokens, which depend on nothing but the context and that seed.
-How high the temperature is makes no difference.
+A request whose temperature is not greedy (see `models/temperature.py`) has an `output_offset` of its
+own, drawn from its sampling seed (the engine's `random_seed` by default): other tokens, which depend on
+nothing but the context and that seed. How high the temperature is makes no difference.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from scripted_reference.models.hash_weights import (
     HashWeights,
     sampling_offset,
 )
+from scripted_reference.models.temperature import is_greedy
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 
@@ -160,7 +161,7 @@ class HashModel:
         # A batch decodes many times with the list of requests it was made with.
         if reqs is not self._offsets_reqs:
             self._offsets_reqs = reqs
-            sampled = any(req.sampling_params.temperature for req in reqs)
+            sampled = any(not is_greedy(req.sampling_params.temperature) for req in reqs)
             self._current_offsets = (
                 _words(*map(self._offset_of, reqs)) if sampled else self._output_offset
             )
@@ -168,7 +169,7 @@ class HashModel:
 
     def _offset_of(self, req: Req) -> int:
         params = req.sampling_params
-        if not params.temperature:
+        if is_greedy(params.temperature):
             return int(self._output_offset[0])
         return sampling_offset(self._seed if params.seed is None else params.seed)
 

@@ -10,6 +10,7 @@ from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, ReqLogprobs, TokenLogprobs
 from scripted_reference.models.lanes import BatchLayout
 from scripted_reference.models.sampling import sample
+from scripted_reference.models.temperature import is_greedy
 from scripted_reference.schedule_batch import ScheduleBatch
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,7 +27,9 @@ class Readout:
         self._output: dict[int, TokenLogprobs] = {}
         self._prompt: dict[int, TokenLogprobs] = {}
         self._asking = {i for i, req in enumerate(batch.reqs) if req.return_logprob}
-        self._sampling = {i for i, req in enumerate(batch.reqs) if req.sampling_params.temperature}
+        self._sampling = {
+            i for i, req in enumerate(batch.reqs) if not is_greedy(req.sampling_params.temperature)
+        }
         self._output_of_lane = {lane: i for i, lane in enumerate(layout.output_lanes.tolist())}
         # Which prompt position each lane predicts, and of which request.
         self._prompt_of_lane = {
@@ -88,7 +91,7 @@ class Readout:
 
     def _sample(self, logits: FloatArray, index: int) -> int:
         params = self._batch.reqs[index].sampling_params
-        assert params.temperature, "greedy otherwise"
+        assert params.temperature is not None, "greedy otherwise"
         return sample(
             logits,
             temperature=params.temperature,

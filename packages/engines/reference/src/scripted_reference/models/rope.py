@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scripted_registry.errors import ConfigError
 
+from scripted_reference.models.folder import is_positive_number
+
 FloatArray = npt.NDArray[np.float32]
 
 _DEFAULT_THETA: Final = 10_000.0
@@ -45,13 +47,9 @@ class RopeParameters:
 def read_rope(raw: Mapping[str, Any], file: Path) -> RopeParameters:
     """Read `rope_parameters`, or the older `rope_theta` and `rope_scaling`, of a `config.json`.
 
-    Raises `ConfigError` for a kind of scaling that is not implemented.
+    Raises `ConfigError` for a kind of scaling that is not implemented and for impossible values.
     """
-    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise ConfigError(
-            f"{file}: the rope parameters {given!r} are no object", hint="repair the file"
-        )
+    given = _given(raw, file)
     name = given.get("rope_type", given.get("type", RopeType.DEFAULT.value))
     if name not in tuple(RopeType):
         known = ", ".join(kind.value for kind in RopeType)
@@ -64,7 +62,10 @@ def read_rope(raw: Mapping[str, Any], file: Path) -> RopeParameters:
             f"{file}: partial_rotary_factor={given['partial_rotary_factor']!r} is not implemented",
             hint="use a model whose heads are rotated as a whole",
         )
-    theta = _positive(given, "rope_theta", raw.get("rope_theta") or _DEFAULT_THETA, file)
+    older_theta = raw.get("rope_theta")
+    theta = _positive(
+        given, "rope_theta", _DEFAULT_THETA if older_theta is None else older_theta, file
+    )
     rope_type = RopeType(name)
     if rope_type is RopeType.DEFAULT:
         return RopeParameters(theta=theta)
@@ -114,9 +115,21 @@ def _frequencies(rope: RopeParameters, head_dim: int) -> FloatArray:
     return smooth
 
 
+def _given(raw: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+    for key in ("rope_parameters", "rope_scaling"):
+        given = raw.get(key)
+        if given is None:
+            continue
+        if not isinstance(given, dict):
+            raise ConfigError(f"{file}: {key}={given!r} is no object", hint="repair the file")
+        if given:
+            return given
+    return {}
+
+
 def _positive(given: Mapping[str, Any], key: str, default: Any, file: Path) -> float:
     value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not is_positive_number(value):
         raise ConfigError(
             f"{file}: {key}={value!r} of the rope parameters is not a positive number",
             hint="use a positive number",

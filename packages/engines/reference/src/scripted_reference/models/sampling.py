@@ -1,9 +1,9 @@
 """The choice of the next token: greedy, or with reproducible randomness.
 
-At a temperature above 0 the token is the argmax of `logits / temperature + noise` with Gumbel noise
-(the Gumbel-max trick), which draws from the softmax. The noise is a function of seed, position and
-token id, computed with the counter-based splitmix64: it does not depend on the batch, on what was drawn
-before, or on a retraction in between.
+Unless the temperature is greedy (see `models/temperature.py`), the token is the argmax of
+`logits / temperature + noise` with Gumbel noise (the Gumbel-max trick), which draws from the softmax.
+The noise is a function of seed, position and token id, computed with the counter-based splitmix64: it
+does not depend on the batch, on what was drawn before, or on a retraction in between.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scripted_reference.models.hash_weights import GOLDEN_GAMMA, MIX_1, MIX_2, mix64, splitmix64
+from scripted_reference.models.temperature import is_greedy
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -21,7 +22,9 @@ _GAMMA: Final = np.array([GOLDEN_GAMMA], dtype=np.uint64)
 
 
 def sample(logits: FloatArray, *, temperature: float, seed: int, position: int) -> int:
-    """Return the token at `position` for `float32[vocab]`; `temperature` is above 0."""
+    """Return the token at `position` for `float32[vocab]`; the likeliest if that is greedy."""
+    if is_greedy(temperature):
+        return int(logits.argmax())
     scores = logits.astype(np.float64) / temperature
     scores += gumbel_noise(seed=seed, position=position, count=len(logits))
     return int(scores.argmax())

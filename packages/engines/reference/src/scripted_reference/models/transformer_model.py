@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 
 from scripted_reference.memory import IntArray, ReqToTokenPool
+from scripted_reference.memory_bounds import check_fits
 from scripted_reference.models.attention import Contexts
 from scripted_reference.models.base import BatchResult
 from scripted_reference.models.config import TransformerConfig, read_config
@@ -18,9 +21,11 @@ from scripted_reference.models.lanes import LANES, Lanes, lay_out
 from scripted_reference.models.lora import LaneAdapter, LoraAdapter, load_adapter
 from scripted_reference.models.readout import Readout
 from scripted_reference.models.transformer import Transformer
-from scripted_reference.models.weights import Weights, dummy_weights, load_weights
+from scripted_reference.models.weights import Weights, dummy_weights, expected_shapes, load_weights
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
+
+_FLOAT_BYTES: Final = 4
 
 
 class TransformerModel:
@@ -146,6 +151,7 @@ def load_transformer(
     """Read a model folder and the adapters. Raises `ConfigError`, which names the file at fault."""
     config = read_config(folder)
     opened = open_device(device)
+    _check_memory(config, num_slots=num_slots, device=opened)
     dummy = load_format == "dummy"
     weights = dummy_weights(config, seed=seed) if dummy else load_weights(folder, config)
     adapters = {
@@ -161,3 +167,12 @@ def load_transformer(
         seed=seed,
         adapters=adapters,
     )
+
+
+def _check_memory(config: TransformerConfig, *, num_slots: int, device: torch.device) -> None:
+    parameters = sum(map(math.prod, expected_shapes(config).values()))
+    needs = {f"{config.file}: a model of {parameters:,} parameters": parameters * _FLOAT_BYTES}
+    if device.type == "cpu":
+        kv_numbers = 2 * config.num_layers * num_slots * config.num_kv_heads * config.head_dim
+        needs[f"the KV of the {num_slots:,} slots of max_total_tokens"] = kv_numbers * _FLOAT_BYTES
+    check_fits(needs, hint="use a smaller model, or a smaller max_total_tokens")

@@ -1,0 +1,232 @@
+"""What the adapter hooks and reads of SGLang, and where each of the releases has it.
+
+Plain data: nothing of SGLang is imported, so that an installed release can be looked through
+without starting it (``scripted_sglang.probes``) and hooked by the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name in SGLang: ``module`` below ``sglang.srt``, ``owner`` a class in it or empty."""
+
+    module: str
+    owner: str
+    name: str
+
+    @property
+    def dotted(self) -> str:
+        """The whole path, as SGLang's hook registry takes it."""
+        return ".".join(filter(None, ("sglang.srt", self.module, self.owner, self.name)))
+
+    @property
+    def short(self) -> str:
+        """As one would say it: ``Scheduler.run_batch``."""
+        return f"{self.owner}.{self.name}" if self.owner else self.name
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that the adapter needs, in the places where releases have it, newest first.
+
+    ``loses`` says what a script lacks where none of the places exists. Without a ``required`` one
+    no session can be started.
+    """
+
+    places: tuple[Place, ...]
+    purpose: str
+    loses: str
+    required: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its name in the newest release."""
+        return self.places[0].short
+
+
+_SCHEDULER: Final = "managers.scheduler"
+_RECEIVER: Final = "managers.scheduler_components.request_receiver"
+_POOL_STATS: Final = "managers.scheduler_components.pool_stats_observer"
+_SENDER: Final = Place(
+    "managers.scheduler_components.output_sender", "SenderWrapper", "send_output"
+)
+_ALL: Final = "everything"
+
+
+def _in_scheduler(name: str) -> tuple[Place, ...]:
+    return (Place(_SCHEDULER, "Scheduler", name),)
+
+
+def _in_receiver(name: str) -> tuple[Place, ...]:
+    return (Place(_RECEIVER, "SchedulerRequestReceiver", name),)
+
+
+def _in_pool_stats(name: str) -> tuple[Place, ...]:
+    return (Place(_POOL_STATS, "SchedulerPoolStatsObserver", name),)
+
+
+RUN_EVENT_LOOP: Final = Need(
+    _in_scheduler("run_event_loop"), "attach to the scheduler, report its death", _ALL
+)
+RECV_REQUESTS: Final = Need(_in_receiver("recv_requests"), "one step of the script", _ALL)
+PULL_RAW_REQS: Final = Need(
+    _in_receiver("_pull_raw_reqs"), "the order of arrival, control and memory operations", _ALL
+)
+PROCESS_INPUT_REQUESTS: Final = Need(
+    _in_scheduler("process_input_requests"), "memory operations on every rank", _ALL
+)
+RUN_BATCH: Final = Need(_in_scheduler("run_batch"), "the batch log and chunk counts", _ALL)
+STREAM_OUTPUT: Final = Need(
+    (
+        Place(
+            "managers.scheduler_components.output_streamer",
+            "SchedulerOutputStreamer",
+            "stream_output",
+        ),
+    ),
+    "ends of requests, with their reason",
+    _ALL,
+)
+# Up to 0.5.20 a scheduler tells of such an end through the sender that all its replies go through.
+SEND_ABORT_OUTPUT: Final = Need(
+    (
+        *_in_scheduler("send_abort_output"),
+        _SENDER,
+    ),
+    "ends of requests that are aborted while they wait",
+    "the end of a request that was aborted while it waited",
+)
+SEND_OUTPUT: Final = Need(
+    (_SENDER,),
+    "swallow the answer to a flush of ours, for which nobody waits",
+    "flush_cache, and the reset by it: up to 0.5.15 the answer ends the server",
+)
+FLUSH_CACHE: Final = Need(
+    _in_scheduler("flush_cache"), "holds across a flush", "flush_cache, and the reset by it"
+)
+SESSION_HELD_TOKENS: Final = Need(
+    _in_pool_stats("session_held_tokens"),
+    "declare held KV pages to SGLang's leak check",
+    "exhaust_kv: SGLang's leak check ends the scheduler",
+    required=False,
+)
+SESSION_HELD_REQ_COUNT: Final = Need(
+    _in_pool_stats("session_held_req_count"),
+    "declare held rows to SGLang's leak check",
+    "exhaust_row_pool: SGLang's leak check ends the scheduler",
+    required=False,
+)
+
+HOOKS: Final = (
+    RUN_EVENT_LOOP,
+    RECV_REQUESTS,
+    PULL_RAW_REQS,
+    PROCESS_INPUT_REQUESTS,
+    RUN_BATCH,
+    STREAM_OUTPUT,
+    SEND_ABORT_OUTPUT,
+    SEND_OUTPUT,
+    FLUSH_CACHE,
+    SESSION_HELD_TOKENS,
+    SESSION_HELD_REQ_COUNT,
+)
+
+
+def _read(purpose: str, loses: str, *places: Place, required: bool = True) -> Need:
+    return Need(places, purpose, loses, required)
+
+
+def _each(module: str, owner: str, names: str, purpose: str, loses: str = _ALL) -> tuple[Need, ...]:
+    return tuple(_read(purpose, loses, Place(module, owner, name)) for name in names.split())
+
+
+_BATCHES: Final = "managers.schedule_batch"
+_IO: Final = "managers.io_struct"
+_TREES: Final = ("mem_cache.unified_radix_cache", "UnifiedRadixCache")
+_LEGACY_TREE: Final = ("mem_cache.radix_cache", "RadixCache")
+_ALLOCATOR: Final = ("mem_cache.allocator.base", "BaseTokenToKVPoolAllocator")
+_TREE_LOSES: Final = "prefix tree, lock refs, evict_radix"
+
+ATTRIBUTES: Final = (
+    *_each("plugins.hook_registry", "HookRegistry", "register", "every hook"),
+    *_each(
+        _SCHEDULER,
+        "Scheduler",
+        "ipc_channels waiting_queue running_batch last_batch chunked_req _engine_paused tree_cache "
+        "req_to_token_pool token_to_kv_pool_allocator page_size model_config enable_overlap "
+        "chunked_prefill_size is_fully_idle",
+        "state of the scheduler",
+    ),
+    *_each(
+        "managers.scheduler_components.ipc_channels",
+        "SchedulerIpcChannels",
+        "recv_from_tokenizer",
+        "the inbox",
+    ),
+    *_each(_RECEIVER, "SchedulerRequestReceiver", "recv_from_tokenizer recv_from_rpc", "the inbox"),
+    _read(
+        "names of ranks in messages",
+        "the rank in a report of a scheduler's death",
+        Place("runtime_context", "", "get_parallel"),
+        *_in_scheduler("ps"),
+        required=False,
+    ),
+    _read(
+        "results of batches that are still out",
+        "requests of the batch whose result is out",
+        *_in_scheduler("result_queue"),
+        required=False,
+    ),
+    *_each(
+        _BATCHES,
+        "Req",
+        "rid origin_input_ids output_ids last_node finished finished_output finished_reason",
+        "state of a request",
+    ),
+    *(
+        _read(
+            "memory of a request",
+            _ALL,
+            Place(_BATCHES, "ReqKvInfo", name),
+            Place(_BATCHES, "Req", name),
+        )
+        for name in ("req_pool_idx", "kv_allocated_len", "cache_protected_len")
+    ),
+    *_each(_BATCHES, "ScheduleBatch", "reqs forward_mode batch_is_full", "the batch log"),
+    *_each(
+        "mem_cache.memory_pool",
+        "ReqToTokenPool",
+        "size free_slots req_to_token available_size",
+        "rows",
+    ),
+    *_each(*_ALLOCATOR, "size available_size alloc free", "the KV pool"),
+    _read(
+        "who owns each page",
+        "the check of who owns each page",
+        Place(*_ALLOCATOR, "get_all_free_pages"),
+        Place(*_ALLOCATOR, "release_pages"),
+    ),
+    _read(
+        "nodes of the prefix tree",
+        _TREE_LOSES,
+        Place(*_TREES, "tree_core"),
+        Place(*_LEGACY_TREE, "root_node"),
+    ),
+    *(
+        _read("the prefix tree", _TREE_LOSES, Place(*_TREES, name), Place(*_LEGACY_TREE, name))
+        for name in ("inc_lock_ref", "dec_lock_ref", "evict", "evictable_size", "disable")
+    ),
+    *_each("mem_cache.base_prefix_cache", "", "EvictParams", "eviction", "evict_radix"),
+    *_each("mem_cache.base_prefix_cache", "IncLockRefResult", "to_dec_params", "lock refs"),
+    *_each(_IO, "", "sock_recv TokenizedGenerateReqInput", "the inbox"),
+    *_each(
+        _IO,
+        "",
+        "PauseGenerationReqInput ContinueGenerationReqInput AbortReq FlushCacheReqInput",
+        "control messages",
+    ),
+)
