@@ -66,13 +66,15 @@ class ChecksDone(msgspec.Struct, frozen=True):
     """What the runtime checked of a script, besides the script's own asserts.
 
     ``invariants`` (in words) held after each of ``iterations``; at the end ``clients`` requests had
-    received exactly the ``client_tokens`` tokens that the scheduler produced for them.
+    received exactly the ``client_tokens`` tokens that the scheduler produced for them. ``refused``
+    are the requests that the engine did not take, each with its reason: they ran nowhere.
     """
 
     invariants: tuple[str, ...] = ()
     iterations: int = 0
     clients: int = 0
     client_tokens: int = 0
+    refused: tuple[str, ...] = ()
 
 
 NOTHING_CHECKED = ChecksDone()

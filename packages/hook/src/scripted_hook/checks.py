@@ -61,7 +61,17 @@ class InvariantChecks:
     @property
     def done(self) -> ChecksDone:
         """What has been checked of this script, and held."""
-        return ChecksDone(self._invariants, self._iterations, self._clients, self._client_tokens)
+        return ChecksDone(
+            self._invariants,
+            self._iterations,
+            self._clients,
+            self._client_tokens,
+            refused=tuple(
+                f"{rid}: {reason.message}"
+                for rid, reason in self._ledger.finishes.items()
+                if reason.kind is FinishKind.REFUSED
+            ),
+        )
 
     def after_iteration(self, *, step: int, quiet_steps: int) -> LeakDetected | None:
         """Check the boundary after ``step``; ``quiet_steps`` iterations have run no batch."""

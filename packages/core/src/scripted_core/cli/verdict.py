@@ -15,6 +15,7 @@ _STYLES = {
     RunOutcome.SKIPPED: "bold yellow",
     RunOutcome.XFAILED: "bold yellow",
 }
+_REFUSED_SHOWN = 3
 WHOLE_TEXT = "with --json, `message` of the script is the whole of it"
 
 
@@ -60,6 +61,12 @@ def _checked(result: Ran) -> list[Text]:
                 f"{received} ({counted(checks.client_tokens, 'token')})",
             )
         )
+    lines += [
+        Text.assemble(("refused by the engine: ", "bold yellow"), printable(one))
+        for one in checks.refused[:_REFUSED_SHOWN]
+    ]
+    if len(checks.refused) > _REFUSED_SHOWN:
+        lines.append(Text(f"... {len(checks.refused)} requests were refused in all"))
     return lines
 
 
