@@ -100,7 +100,7 @@ def hook_cost(*, check_invariants: bool) -> list[float]:
 
     def script(t: ScriptedContext, costs: list[float]) -> Iterator[None]:
         yield from start_workload(t)
-        adapter = t.hook.adapter
+        adapter = t.engine
         assert isinstance(adapter, ReferenceAdapter), "that is the engine measured here"
         engine = adapter.engine
         timed = TimedObserver(engine.observer)

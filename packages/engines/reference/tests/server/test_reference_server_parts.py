@@ -186,7 +186,7 @@ def test_a_forgiving_stream_writes_what_it_can_and_raises_never():
 def test_the_front_starts_its_scheduler_before_it_imports_what_is_heavy():
     import subprocess
 
-    code = "import sys, scripted_reference.server.__main__ as m; print(*sys.modules)"
+    code = "import sys, scripted_reference.server.front_process as m; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

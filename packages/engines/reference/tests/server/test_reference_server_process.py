@@ -145,7 +145,7 @@ def test_a_full_disk_costs_log_lines_and_not_the_server(tmp_path):
             except URLError:
                 return False
 
-        _await(answers, timeout_s=10)
+        _await(answers, timeout_s=30)
         pids = [server.pid, *descendants(server.pid)]
         server.terminate()
         assert server.wait(timeout=5) == 0

@@ -132,7 +132,13 @@ class AbortBody(msgspec.Struct, kw_only=True):
 
 async def read_body(request: web.Request, kind: type[_T], *, may_be_empty: bool = False) -> _T:
     """The body of a request as `kind`; `RequestError` that says what is wrong with it."""
-    data = await request.read()
+    try:
+        data = await request.read()
+    except web.RequestPayloadError as error:  # it is not compressed as its header says
+        # What comes after it cannot be told from the rest of it: read on nothing, and hang up.
+        request.content.feed_eof()
+        request.protocol.close()
+        raise RequestError(f"the body cannot be read: {error}") from error
     if may_be_empty and not data:
         data = b"{}"
     try:

@@ -16,7 +16,8 @@ from scripted_reference.models.tokenizer import load_tokenizer
 from scripted_reference.server.child import SchedulerChild
 from scripted_reference.server.context import FrontContext
 from scripted_reference.server.http_errors import errors_as_json
-from scripted_reference.server.process import STOP_SIGNALS, complain
+from scripted_reference.server.listening import cannot_serve
+from scripted_reference.server.process import STOP_SIGNALS, StopFlag, complain
 from scripted_reference.server.routes_control import ControlRoutes
 from scripted_reference.server.routes_generate import GenerateRoutes
 from scripted_reference.server.routes_info import InfoRoutes
@@ -34,7 +35,8 @@ class Front:
     """What is there before the front runs: arguments, a bound socket, a scheduler being started.
 
     `folder` is where the two processes meet; one that `is_private_folder` is deleted when they have
-    met, so that nothing is left of it even if both are killed.
+    met, so that nothing is left of it even if both are killed. `stop` is set when this was told to
+    end before `serve` could take signals itself.
     """
 
     args: ServerArgs
@@ -43,17 +45,21 @@ class Front:
     folder: Path
     is_private_folder: bool
     child: SchedulerChild
+    stop: StopFlag
 
     async def serve(self) -> bool:
         """Serve until told to end, or until the scheduler ends; return whether it was the former.
 
-        Raises `ConfigError` for a tokenizer that cannot be read.
+        Raises `ConfigError` for a tokenizer that cannot be read, and for a port that another server
+        has begun to listen on meanwhile.
         """
         told = asyncio.Event()
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, told.set)
+        if self.stop.is_set:
+            told.set()
         loop.add_reader(self.child.pidfd, ended.set)
         client = SchedulerClient(Endpoints(self.folder))
         waiting = [asyncio.create_task(event.wait()) for event in (told, ended)]
@@ -103,12 +109,19 @@ class Front:
         )
         await runner.setup()
         try:
-            await web.SockSite(runner, self.listener, backlog=_BACKLOG).start()
+            await self._listen(runner)
             print(f"serving {context.model_name} on {self.base_url}", flush=True)
             await asyncio.wait(stop, return_when=asyncio.FIRST_COMPLETED)
             client.fail_all("the server is stopping")
         finally:
             await runner.cleanup()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        try:
+            await web.SockSite(runner, self.listener, backlog=_BACKLOG).start()
+        except OSError as error:  # two sockets may have one port until one of them listens
+            host, port = self.listener.getsockname()[:2]
+            raise cannot_serve(error, host=host, port=port) from error
 
 
 def application(context: FrontContext) -> web.Application:

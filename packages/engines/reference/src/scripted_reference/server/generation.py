@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from scripted_reference.models.base import TokenLogprobs
 from scripted_reference.models.tokenizer import Tokenizer
+from scripted_reference.server.detokenizer import IncrementalText
 from scripted_reference.server.http_errors import RequestError
 from scripted_reference.server.wire import Finish, Generate, Output
 
@@ -18,7 +19,6 @@ class Generation:
     Attributes:
         spec: what was asked.
         output_ids: the tokens so far, all of them.
-        text: what they read as; without the stop string that ended the request, unless it is kept.
         output_logprobs: one entry for each token, when asked for.
         input_logprobs: one entry for each prompt position that was asked for.
         cached_tokens: prompt tokens that did not have to be computed.
@@ -37,7 +37,6 @@ class Generation:
     ) -> None:
         self.spec = spec
         self.output_ids: list[int] = []
-        self.text = ""
         self.output_logprobs: list[TokenLogprobs] = []
         self.input_logprobs: list[TokenLogprobs] = []
         self.cached_tokens = 0
@@ -46,8 +45,10 @@ class Generation:
         self.begun_s = time.monotonic()
         self.first_token_s: float | None = None
         self.ended_s: float | None = None
-        self._tokenizer = tokenizer
-        self._stop = stop
+        self._decoded = IncrementalText(tokenizer)
+        self._num_decoded = 0
+        self._text_before_stop: str | None = None
+        self._stop = tuple(stop)
         self._keep_stop = keep_stop
         self._arrived: asyncio.Queue[Output | RequestError] = asyncio.Queue()
 
@@ -55,6 +56,15 @@ class Generation:
     def rid(self) -> str:
         """Its id."""
         return self.spec.rid
+
+    @property
+    def text(self) -> str:
+        """What the tokens read as; without the stop string that ended the request, unless it is kept."""
+        if self._text_before_stop is not None:
+            return self._text_before_stop
+        if self._num_decoded < len(self.output_ids):
+            self._decode_to(len(self.output_ids))
+        return self._decoded.text
 
     def receive(self, output: Output | RequestError) -> None:
         """The scheduler has sent something, or nothing will come any more."""
@@ -68,8 +78,6 @@ class Generation:
         self._take(await self._arrived.get())
         while not self._arrived.empty() and self.finish is None:
             self._take(self._arrived.get_nowait())
-        if self.stop_string is None:
-            self.text = self._tokenizer.decode(self.output_ids)
 
     async def complete(self) -> None:
         """Wait for the end."""
@@ -81,25 +89,37 @@ class Generation:
             raise output
         if output.token_ids and self.first_token_s is None:
             self.first_token_s = time.monotonic()
-        known = len(self.output_ids)
         self.output_ids += output.token_ids
         self.output_logprobs += output.output_logprobs
         self.input_logprobs += output.input_logprobs
         self.cached_tokens = output.cached_tokens
         self.finish = output.finish
         if self._stop:
-            self._look_for_stop(known)
+            self._look_for_stop()
         if self.finish is not None:
             self.ended_s = time.monotonic()
 
-    def _look_for_stop(self, known: int) -> None:
+    def _decode_to(self, length: int) -> None:
+        self._decoded.feed(self.output_ids[self._num_decoded : length])
+        self._num_decoded = length
+
+    def _look_for_stop(self) -> None:
         """End at the first token that completes a stop string; the scheduler has not seen it."""
-        for length in range(known + 1, len(self.output_ids) + 1):
-            text = self._tokenizer.decode(self.output_ids[:length])
-            found = [(text.find(stop), stop) for stop in self._stop if stop in text]
+        for length in range(self._num_decoded + 1, len(self.output_ids) + 1):
+            # What was settled before has been searched: a match has to end behind it.
+            searched = self._decoded.settled_characters
+            self._decode_to(length)
+            text = self._decoded.text
+            found = [
+                (end - len(stop), stop)
+                for end in range(searched + 1, len(text) + 1)
+                if text.endswith(self._stop, 0, end)
+                for stop in self._stop
+                if text.endswith(stop, 0, end)
+            ]
             if found:
                 at, self.stop_string = min(found)
-                self.text = text if self._keep_stop else text[:at]
+                self._text_before_stop = text if self._keep_stop else text[:at]
                 del self.output_ids[length:], self.output_logprobs[length:]
                 self.finish = Finish("stop")
                 return

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
+import errno
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +12,8 @@ from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
 from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.server.arguments import arguments_as_json
+from scripted_reference.server.listening import bound
 from scripted_reference.server.process import COMPLAINT
 
 _HOST: Final = "127.0.0.1"
@@ -25,14 +24,14 @@ _START_TIMEOUT_S: Final = 120.0
 def server_launch(config: EngineConfig) -> ServerLaunch:
     """The launch of `config`; a `port` among its arguments is kept, otherwise a free one is taken.
 
-    Raises `ConfigError` for arguments that the engine refuses, `EngineStartError` for a port that is
-    taken.
+    Raises `ConfigError` for arguments that the engine refuses and for a host that cannot be served
+    on, `EngineStartError` for a port that is taken.
     """
     kwargs = dict(config.kwargs)
     parse_engine_kwargs(kwargs)
     host = str(kwargs.pop("host", None) or _HOST)
     port = _port(host, kwargs.pop("port", None))
-    text = _as_json(kwargs)
+    text = arguments_as_json(kwargs)
 
     def prepare(folder: Path) -> None:
         (folder / _KWARGS_FILE).write_text(text, encoding="utf-8")
@@ -62,27 +61,18 @@ def explain(log: str) -> str | None:
     return f"the reference engine says: {message}"
 
 
-def _as_json(kwargs: Mapping[str, object]) -> str:
-    try:
-        return json.dumps(kwargs, default=os.fspath)
-    except TypeError as error:
-        raise ConfigError(
-            f"an engine argument cannot be written as JSON: {error}",
-            hint="use numbers, texts, lists and mappings",
-        ) from error
-
-
 def _port(host: str, given: object) -> int:
     port = 0 if given is None else given
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
         raise ConfigError(f"port={given!r} is no port", hint="leave port out for a free one")
     try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        with bound(host=host, port=port) as probe:
             return int(probe.getsockname()[1])
-    except OSError as error:
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
+            raise
         raise EngineStartError(
-            f"port {port} on {host} is taken: {error.strerror}",
+            f"port {port} on {host} is taken: {cause.strerror}",
             hint="leave port out for a free one, or end the server that has it",
-        ) from error
+        ) from cause

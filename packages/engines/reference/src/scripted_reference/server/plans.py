@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from scripted_reference.server.bodies import GenerateBody, SamplingBody, Stop
 from scripted_reference.server.context import FrontContext
@@ -13,6 +13,7 @@ from scripted_reference.server.http_errors import RequestError
 from scripted_reference.server.wire import Generate
 
 _T = TypeVar("_T")
+_MOST_STOP_STRINGS: Final = 64
 
 
 def plan_generate(body: GenerateBody, context: FrontContext) -> tuple[list[Generation], bool]:
@@ -71,8 +72,13 @@ def refuse_if_impossible(planned: Iterable[Generation], context: FrontContext) -
 
 
 def stop_strings(stop: Stop) -> tuple[str, ...]:
-    """The stop strings of a body; an empty one would end every request at once and is left out."""
+    """The stop strings of a body; an empty one would end every request at once and is left out.
+
+    Raises `RequestError` for more of them than can be looked for at every token.
+    """
     given = [stop] if isinstance(stop, str) else stop or []
+    if len(given) > _MOST_STOP_STRINGS:
+        raise RequestError(f"stop has {len(given)} strings, and {_MOST_STOP_STRINGS} is the most")
     return tuple(text for text in given if text)
 
 

@@ -8,13 +8,15 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Told to end: by a supervisor, by Ctrl-C, by a terminal that closes."""
+
+_GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP)
 
 
 def die_with(parent: int) -> None:
@@ -32,6 +34,38 @@ def on_stop_signal(handler: Callable[[], None]) -> None:
 
     for number in STOP_SIGNALS:
         signal.signal(number, handle)
+
+
+class StopFlag:
+    """Notes that a stop signal has come while nothing could be done about it."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def install(self) -> None:
+        """From now on each of `STOP_SIGNALS` sets it."""
+        on_stop_signal(self._set)
+
+    def _set(self) -> None:
+        self.is_set = True
+
+
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Hold back what a terminal sends to a whole group; a process started in the block does so, too.
+
+    It takes them after `take_stop_signals`. SIGTERM, which is for one process, still ends it at once.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def take_stop_signals() -> None:
+    """Take the signals that the starter of this process had blocked for it, also past ones."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
 
 
 class ForgivingStream(io.TextIOBase):

@@ -13,13 +13,11 @@ from scripted_reference.models.base import TokenLogprobs
 from scripted_reference.models.tokenizer import Tokenizer
 from scripted_reference.server.bodies import read_body
 from scripted_reference.server.context import FrontContext
+from scripted_reference.server.detokenizer import INCOMPLETE
 from scripted_reference.server.generation import Generation
 from scripted_reference.server.http_errors import json_response
 from scripted_reference.server.openai_bodies import CompletionsBody, plan_completions
 from scripted_reference.server.streams import changes, event_stream, started
-
-_INCOMPLETE = "\ufffd"
-"""What the end of a text reads as while the rest of a character is still to come."""
 
 
 class OpenAiRoutes:
@@ -69,6 +67,7 @@ class CompletionPart:
     def __init__(self, generation: Generation, body: CompletionsBody, tokenizer: Tokenizer) -> None:
         self._generation = generation
         self._echo = body.echo
+        self._prompt = tokenizer.decode(generation.spec.input_ids) if body.echo else ""
         self._with_logprobs = body.logprobs is not None
         self._tokenizer = tokenizer
         self._sent_characters = 0
@@ -77,9 +76,9 @@ class CompletionPart:
     def choice(self, index: int) -> dict[str, Any]:
         """The new text, its log probabilities, and the end when it came."""
         generation = self._generation
-        text = self._full_text()
+        text = self._prompt + generation.text
         if generation.finish is None:
-            text = text.rstrip(_INCOMPLETE)
+            text = text.rstrip(INCOMPLETE)
         new = text[self._sent_characters :]
         logprobs = self._logprobs() if self._with_logprobs else None
         self._sent_characters = max(self._sent_characters, len(text))
@@ -93,11 +92,6 @@ class CompletionPart:
             if finish is None
             else generation.stop_string or finish.matched_token,
         }
-
-    def _full_text(self) -> str:
-        if not self._echo:
-            return self._generation.text
-        return self._tokenizer.decode(self._generation.spec.input_ids) + self._generation.text
 
     def _logprobs(self) -> dict[str, Any]:
         """OpenAI's four lists, for the positions that have not been sent."""

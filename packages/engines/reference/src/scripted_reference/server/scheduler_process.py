@@ -14,7 +14,13 @@ import msgspec
 from scripted_core.wire.address import SessionAddress, address_from_env
 from scripted_registry.errors import ScriptedError
 
-from scripted_reference.server.process import complain, die_with, on_stop_signal, print_forgivingly
+from scripted_reference.server.process import (
+    complain,
+    die_with,
+    on_stop_signal,
+    print_forgivingly,
+    take_stop_signals,
+)
 
 if TYPE_CHECKING:
     from scripted_reference.engine import Engine
@@ -87,6 +93,7 @@ def _serve(start: Start, *, in_session: bool) -> None:
     )
     loop = EventLoop(engine, inbox=inbox, inbox_socket=requests, output_socket=outputs)
     on_stop_signal(loop.stop)
+    take_stop_signals()
     adapter: ServerAdapter | None = None
     if in_session:
         adapter = ServerAdapter(engine, inbox=inbox, belonging=belonging, base_url=start.base_url)

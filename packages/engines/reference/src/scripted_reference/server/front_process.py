@@ -1,0 +1,122 @@
+"""The front process: starts the scheduler process, and serves until told to end.
+
+What is imported at the top is little: the scheduler process is started first, and both import at the
+same time what they need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from scripted_registry.errors import ConfigError, ScriptedError
+
+from scripted_reference.args import ServerArgs, parse_engine_kwargs
+from scripted_reference.server.arguments import read_arguments
+from scripted_reference.server.listening import bound
+from scripted_reference.server.process import (
+    StopFlag,
+    complain,
+    print_forgivingly,
+    stop_signals_blocked,
+)
+
+_SESSION_FOLDER = "SCRIPTED_WIRE"
+_STOP_GRACE_S = 0.5
+_SHORT_PATHS: Final = ("/tmp", "/dev/shm")
+_LONGEST_FOLDER_BYTES: Final = 90
+"""The kernel takes 107 bytes as the path of a socket; the names of the sockets come on top."""
+
+
+def main() -> None:
+    """Exit status 0 when it was told to end, 1 with a message when it could not go on, 2 for usage."""
+    print_forgivingly()
+    options = _options()
+    try:
+        kwargs = read_arguments(options.engine_kwargs_json)
+        args = parse_engine_kwargs(kwargs)
+        with bound(host=options.host, port=options.port) as listener:
+            ended_in_order = _run(args, kwargs, listener)
+    except ScriptedError as error:
+        complain(str(error))
+        sys.exit(1)
+    sys.exit(0 if ended_in_order else 1)
+
+
+def _run(args: ServerArgs, kwargs: dict[str, Any], listener: socket.socket) -> bool:
+    from scripted_reference.server.child import SchedulerChild
+
+    host, port = listener.getsockname()[:2]
+    base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    stop = StopFlag()
+    stop.install()  # from here on there is something to put away before the end
+    session = os.environ.get(_SESSION_FOLDER) or None
+    folder = Path(session) if session else _private_folder()
+    try:
+        # Ctrl-C in a terminal goes to both: the scheduler takes it when it can do so in order.
+        with stop_signals_blocked():
+            child = SchedulerChild(engine_kwargs=kwargs, folder=folder, base_url=base_url)
+        try:
+            import asyncio
+
+            from scripted_reference.server.front import Front
+
+            front = Front(
+                args=args,
+                listener=listener,
+                base_url=base_url,
+                folder=folder,
+                is_private_folder=session is None,
+                child=child,
+                stop=stop,
+            )
+            return asyncio.run(front.serve())
+        except ScriptedError as error:
+            complain(
+                str(error)
+            )  # before the scheduler is ended, which must not look like the cause
+            return False
+        finally:
+            stop.install()  # the event loop has put back what is Python's default
+            child.stop(grace_s=_STOP_GRACE_S)
+    finally:
+        if session is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_folder() -> Path:
+    """A fresh folder that only this user can enter, on a path short enough for a socket."""
+    for parent in (None, *_SHORT_PATHS):
+        try:
+            folder = tempfile.mkdtemp(prefix="scripted-reference-", dir=parent)
+        except OSError:
+            continue
+        if len(os.fsencode(folder)) <= _LONGEST_FOLDER_BYTES:
+            return Path(folder)
+        os.rmdir(folder)
+    raise ConfigError(
+        "no folder for temporary files can be written to and has a path short enough for a socket",
+        hint="set TMPDIR to a short path such as /tmp",
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripted_reference.server",
+        description="The reference engine as a server, with SGLang's HTTP API.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=30000, help="default: %(default)s; 0: any")
+    parser.add_argument(
+        "--engine-kwargs-json",
+        metavar="FILE",
+        help="a JSON object of engine arguments (SGLang's names); - reads it from standard input",
+    )
+    return parser.parse_args()
