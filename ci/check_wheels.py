@@ -19,8 +19,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from workspace import DIST, Package, packages
+from workspace import DIST, ROOT, Package, packages
 
+PINS = ROOT / "constraints/default.txt"
 SCRIPT = """
 import pytest
 from scripted_chunked import base_engine_kwargs, run_until_finished
@@ -116,7 +117,8 @@ def check_resolution(environment: Environment, names: Sequence[str]) -> None:
     """Each of `names` can be resolved from `dist/` and the usual index."""
     dry_run = ("--dry-run", "--ignore-installed", "--no-deps")
     for name in names:
-        environment.pip_install("--dry-run", name)
+        # Pinned, since an open range of torch means its newest build and gigabytes of CUDA.
+        environment.pip_install("--dry-run", "--constraint", str(PINS), name)
         print(f"  {name}", flush=True)
     # The wheels themselves, never something newer of the same name from an index.
     environment.pip_install(*dry_run, *map(str, sorted(DIST.glob("*.whl"))))
