@@ -53,6 +53,8 @@ def register_markers(config: pytest.Config) -> None:
         "scripted_requires(*capabilities): skip, with this reason, on an engine without them",
         "scripted_options(check_invariants=True, timeout_s=None, stall_timeout_s=None): how the "
         "script is run",
+        "scripted_known_defect(engine, finding, match, releases=''): on these releases of this "
+        "engine the test has to fail with a message that matches, for the reason on the page",
     ):
         config.addinivalue_line("markers", line)
 

@@ -16,6 +16,7 @@ from scripted_core.capabilities import Capability
 from scripted_core.errors import ConfigError, ScriptedError
 from scripted_core.pytest_plugin import _options
 from scripted_core.pytest_plugin._engines import EnginePool
+from scripted_core.pytest_plugin._known_defects import expect_known_defects
 from scripted_core.pytest_plugin._reports import mark_as_error
 from scripted_core.sessions.base import Session, make_config
 from scripted_core.sessions.lifecycle import script_run
@@ -78,6 +79,9 @@ class ScriptedRuntime:
         reason = self._skip_reason(item, session)
         if reason is not None:
             raise skipped(reason)
+        ready = session.ready
+        if ready is not None:
+            expect_known_defects(item, engine=ready.engine, version=ready.engine_version)
         return session
 
     @pytest.fixture

@@ -10,6 +10,7 @@ from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
 from scripted_core.errors import ConfigError, EngineStartError
 from scripted_core.trace import ChecksDone, StepListener, StepTrace
+from scripted_core.wire.messages import HookReady
 
 ENV_BACKEND = "SCRIPTED_BACKEND"
 ENV_STALL_TIMEOUT = "SCRIPTED_STALL_TIMEOUT_S"
@@ -32,6 +33,11 @@ class Session(Protocol):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the engine can do."""
+        ...
+
+    @property
+    def ready(self) -> HookReady | None:
+        """Name and version of the engine, its processes; ``None`` before the handshake."""
         ...
 
     def execute_script(
