@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scripted_reference import expected_output
-from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.messages import (
     AbortReq,
     CallReq,

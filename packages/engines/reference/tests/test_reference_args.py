@@ -11,8 +11,8 @@ from scripted_reference.args import (
     SMALL_MODEL,
     SchedulePolicy,
     ServerArgs,
-    parse_engine_kwargs,
 )
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_registry.errors import ConfigError
 
 

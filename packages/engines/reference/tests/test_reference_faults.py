@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from scripted_reference.args import ServerArgs, parse_engine_kwargs
+from scripted_reference.args import ServerArgs
 from scripted_reference.engine import Engine
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.faults import measure
 from scripted_reference.faults.__main__ import main
 from scripted_reference.faults.catalogue import FAULTS

@@ -10,8 +10,8 @@ from scripted_core.capabilities import Capability
 from scripted_core.errors import ExhaustError
 from scripted_reference import expected_output
 from scripted_reference.adapter import ReferenceAdapter
-from scripted_reference.args import parse_engine_kwargs
 from scripted_reference.engine import Engine
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.messages import (
     AbortReq,
     CallReq,

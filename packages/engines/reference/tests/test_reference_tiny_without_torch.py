@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.memory import TokenToKVPool
 from scripted_reference.models import factory
 from scripted_reference.models.folder import model_folder
@@ -20,7 +20,7 @@ from scripted_registry.errors import ConfigError
 def test_the_hash_model_imports_no_torch() -> None:
     code = """
 import sys
-from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.models.tokenizer import load_tokenizer
 from scripted_reference.scheduler import Scheduler
 args = parse_engine_kwargs({})

@@ -1,17 +1,12 @@
-"""The engine's arguments: SGLang's server argument names, as far as this engine knows them.
-
-A name that means nothing here is refused with the nearest one that does. One that only matters to real
-kernels, devices or servers (`mem_fraction_static`, `attention_backend`, ...) is accepted and listed in
-`ServerArgs.without_effect`, so that a configuration written for a real engine can be used as it is.
-"""
+"""The engine's arguments: those of SGLang's server arguments that this engine does something with."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from scripted_registry.errors import ConfigError
 
@@ -98,7 +93,7 @@ class ServerArgs:
         for name, least in _LEAST.items():
             _check_int(name, getattr(self, name), least=least)
         if self.dp_size > _MOST_REPLICAS:
-            raise _wrong(
+            raise wrong_argument(
                 "dp_size",
                 self.dp_size,
                 "is too large: each replica has a scheduler and a model of its own",
@@ -106,11 +101,13 @@ class ServerArgs:
             )
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
-                raise _wrong(name, getattr(self, name), "is not a bool", "use True or False")
+                raise wrong_argument(
+                    name, getattr(self, name), "is not a bool", "use True or False"
+                )
         _check_conservativeness(self.schedule_conservativeness)
         if self.schedule_policy not in tuple(SchedulePolicy):
             known = ", ".join(repr(policy.value) for policy in SchedulePolicy)
-            raise _wrong(
+            raise wrong_argument(
                 "schedule_policy", self.schedule_policy, "is no policy here", f"use one of {known}"
             )
         object.__setattr__(self, "schedule_policy", SchedulePolicy(self.schedule_policy))
@@ -129,24 +126,26 @@ class ServerArgs:
 
     def _check_model(self) -> None:
         if not isinstance(self.model_path, str) or not self.model_path:
-            raise _wrong(
+            raise wrong_argument(
                 "model_path",
                 self.model_path,
                 "is no model",
                 f"use {HASH_MODEL!r}, {TINY_MODEL!r} or a folder in Hugging Face format",
             )
         if self.load_format not in _LOAD_FORMATS:
-            raise _wrong(
+            raise wrong_argument(
                 "load_format",
                 self.load_format,
                 "is unknown here",
                 f"use one of {', '.join(map(repr, _LOAD_FORMATS))}",
             )
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise _wrong("device", self.device, "is no device here", "use 'cpu' or 'cuda'")
+            raise wrong_argument("device", self.device, "is no device here", "use 'cpu' or 'cuda'")
         served = self.served_model_name
         if served is not None and (not isinstance(served, str) or not served):
-            raise _wrong("served_model_name", served, "is no name", "use a string, or drop it")
+            raise wrong_argument(
+                "served_model_name", served, "is no name", "use a string, or drop it"
+            )
         if self.model_path == SMALL_MODEL:
             object.__setattr__(self, "model_path", HASH_MODEL)
 
@@ -156,7 +155,7 @@ class ServerArgs:
         if not paths:
             return
         if self.model_path == HASH_MODEL:
-            raise _wrong(
+            raise wrong_argument(
                 "lora_paths",
                 dict(paths),
                 f"is refused: the {HASH_MODEL!r} model has no weights to adapt",
@@ -167,7 +166,9 @@ class ServerArgs:
     def _check_sizes(self) -> None:
         chunk = self.chunked_prefill_size
         if chunk == 0 or chunk < -1:
-            raise _wrong("chunked_prefill_size", chunk, "is no size", "use -1 for no chunks")
+            raise wrong_argument(
+                "chunked_prefill_size", chunk, "is no size", "use -1 for no chunks"
+            )
         if chunk != -1 and chunk % self.page_size:
             raise ConfigError(
                 f"chunked_prefill_size={chunk} is no multiple of page_size={self.page_size}",
@@ -224,144 +225,20 @@ _LEAST: Final[Mapping[str, int]] = {
     "dp_size": 1,
 }
 
-_WITHOUT_EFFECT: Final = frozenset(
-    {
-        "allow_auto_truncate",
-        "api_key",
-        "attention_backend",
-        "chat_template",
-        "cpu_offload_gb",
-        "cuda_graph_bs",
-        "cuda_graph_max_bs",
-        "decode_log_interval",
-        "disable_cuda_graph",
-        "disable_cuda_graph_padding",
-        "disable_custom_all_reduce",
-        "disable_piecewise_cuda_graph",
-        "download_dir",
-        "dtype",
-        "enable_torch_compile",
-        "grammar_backend",
-        "host",
-        "kv_cache_dtype",
-        "kv_canary",
-        "kv_canary_real_data",
-        "kv_canary_sweep_interval",
-        "log_level",
-        "log_level_http",
-        "log_requests",
-        "log_requests_level",
-        "mem_fraction_static",
-        "nccl_port",
-        "port",
-        "quantization",
-        "revision",
-        "sampling_backend",
-        "skip_server_warmup",
-        "skip_tokenizer_init",
-        "sleep_on_idle",
-        "stream_interval",
-        "tokenizer_mode",
-        "tokenizer_path",
-        "trust_remote_code",
-        "watchdog_timeout",
-    }
-)
-
-_ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
-    # name: the values that ask for nothing, and what the engine lacks
-    "tp_size": ((None, 1), "tensor parallelism"),
-    "pp_size": ((None, 1), "pipeline parallelism"),
-    "ep_size": ((None, 1), "expert parallelism"),
-    "nnodes": ((None, 1), "running on several nodes"),
-    "pp_async_batch_depth": ((None, 0), "pipeline parallelism"),
-    "swa_full_tokens_ratio": ((None,), "a sliding-window pool"),
-    "disaggregation_mode": ((None, "null"), "prefill/decode disaggregation"),
-    "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
-    "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
-    "speculative_algorithm": ((None,), "speculative decoding"),
-    "enable_hierarchical_cache": ((None, False), "a hierarchical cache"),
-}
-
-
-def parse_engine_kwargs(kwargs: Mapping[str, Any]) -> ServerArgs:
-    """Turn engine keyword arguments into `ServerArgs`; `None` stands for the default.
-
-    Raises `ConfigError` for a name that is unknown, an argument that asks for something the engine
-    cannot do, a value of the wrong type and a value that is impossible, each with what to do.
-    """
-    known = {field.name for field in fields(ServerArgs)} - {"without_effect"}
-    values: dict[str, Any] = {}
-    without_effect: list[str] = []
-    for name, value in kwargs.items():
-        if name in known:
-            if value is not None:
-                values[name] = value
-        elif name in _WITHOUT_EFFECT:
-            without_effect.append(name)
-        elif name in _ONLY_AS:
-            neutral, lack = _ONLY_AS[name]
-            if not any(
-                value is one or (value == one and type(value) is type(one)) for one in neutral
-            ):
-                raise _wrong(
-                    name, value, f"is refused: the reference engine lacks {lack}", "drop it"
-                )
-        elif name.startswith("speculative_") and value is None:
-            continue
-        else:
-            raise _unknown(name, known | _WITHOUT_EFFECT | _ONLY_AS.keys())
-    args = ServerArgs(**values, without_effect=tuple(sorted(without_effect)))
-    return _within_the_model(args, asked="context_length" in values)
-
-
-def _within_the_model(args: ServerArgs, *, asked: bool) -> ServerArgs:
-    """Keep the context within the positions that the model was made for, as SGLang does."""
-    if args.model_path == HASH_MODEL:
-        return args
-    from scripted_reference.models.folder import model_context_len  # which imports this module
-
-    limit = model_context_len(args.model_path)
-    if limit is None or args.context_length <= limit:
-        return args
-    if asked:
-        raise _wrong(
-            "context_length",
-            args.context_length,
-            f"is beyond the {limit} positions of the model",
-            f"use {limit} or less, or leave it out",
-        )
-    return replace(args, context_length=limit)
-
-
-def _unknown(name: str, known: set[str]) -> ConfigError:
-    if name.startswith("speculative_"):
-        return ConfigError(
-            f"engine argument {name} is refused: the reference engine lacks speculative decoding",
-            hint="drop it",
-        )
-    import difflib  # only an error needs it
-
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return ConfigError(
-        f"the reference engine has no argument {name!r}",
-        hint=f"did you mean {near[0]!r}?" if near else "see scripted_reference.args.ServerArgs",
-    )
-
 
 def _check_int(name: str, value: object, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, value, "is not an int", f"use a whole number from {least} on")
+        raise wrong_argument(name, value, "is not an int", f"use a whole number from {least} on")
     if value < least:
-        raise _wrong(name, value, "is too small", f"use {least} or more")
+        raise wrong_argument(name, value, "is too small", f"use {least} or more")
 
 
 def _check_conservativeness(value: object) -> None:
     name = "schedule_conservativeness"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, value, "is not a number", "use a number from 0 on")
+        raise wrong_argument(name, value, "is not a number", "use a number from 0 on")
     if not 0 <= value < float("inf"):
-        raise _wrong(name, value, "is impossible", "use a number from 0 on")
+        raise wrong_argument(name, value, "is impossible", "use a number from 0 on")
 
 
 def _lora_folders(value: object) -> dict[str, str]:
@@ -372,13 +249,17 @@ def _lora_folders(value: object) -> dict[str, str]:
     elif isinstance(value, list | tuple):
         pairs = [_split_lora(one) for one in value]
     else:
-        raise _wrong("lora_paths", value, "is neither a mapping nor a list", hint)
+        raise wrong_argument("lora_paths", value, "is neither a mapping nor a list", hint)
     for pair in pairs:
         if not all(isinstance(part, str) and part for part in pair):
-            raise _wrong("lora_paths", value, "has an entry that is no name with a folder", hint)
+            raise wrong_argument(
+                "lora_paths", value, "has an entry that is no name with a folder", hint
+            )
     folders = dict(pairs)
     if len(folders) != len(pairs):
-        raise _wrong("lora_paths", value, "names one adapter twice", "give each a name of its own")
+        raise wrong_argument(
+            "lora_paths", value, "names one adapter twice", "give each a name of its own"
+        )
     return folders
 
 
@@ -389,5 +270,6 @@ def _split_lora(entry: object) -> tuple[object, object]:
     return (name, folder) if equals else (entry, entry)
 
 
-def _wrong(name: str, value: object, problem: str, hint: str) -> ConfigError:
+def wrong_argument(name: str, value: object, problem: str, hint: str) -> ConfigError:
+    """Return what a user is told of an argument that cannot be had."""
     return ConfigError(f"engine argument {name}={value!r} {problem}", hint=hint)

@@ -9,8 +9,8 @@ from scripted_hook import EngineAdapter, ScriptedSchedulerHook
 from scripted_registry import EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
-from scripted_reference.args import parse_engine_kwargs
 from scripted_reference.engine import Engine
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.messages import GenerateReq, PauseMode
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.scheduler import Scheduler

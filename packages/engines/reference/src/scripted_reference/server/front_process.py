@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError, ScriptedError
 
-from scripted_reference.args import ServerArgs, parse_engine_kwargs
+from scripted_reference.args import ServerArgs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.server.arguments import read_arguments
 from scripted_reference.server.listening import bound
 from scripted_reference.server.process import (

@@ -11,7 +11,7 @@ from scripted_core.errors import ConfigError, EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
-from scripted_reference.args import parse_engine_kwargs
+from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.server.arguments import arguments_as_json
 from scripted_reference.server.listening import bound
 from scripted_reference.server.process import COMPLAINT

@@ -61,8 +61,8 @@ def _reporting(address: SessionAddress | None) -> Iterator[None]:
 
 def _build(engine_kwargs: dict[str, Any]) -> Engine:
     """The engine; what is wrong with its arguments or its model folder is said without a traceback."""
-    from scripted_reference.args import parse_engine_kwargs
     from scripted_reference.engine import Engine
+    from scripted_reference.engine_kwargs import parse_engine_kwargs
 
     try:
         return Engine(parse_engine_kwargs(engine_kwargs))
