@@ -6,11 +6,12 @@ iteration, in the order in which the script posted them.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from scripted_core.views import PauseMode
+from scripted_core.views import PauseMode, Side
 
 
 class Pause(msgspec.Struct, frozen=True, tag=True):
@@ -56,6 +57,36 @@ class ReleaseHeld(msgspec.Struct, frozen=True, tag=True):
     """Give back everything that exhausters hold."""
 
 
+class OnSide(msgspec.Struct, frozen=True, tag=True):
+    """Do ``op`` on one engine of a prefill/decode pair, and leave the other alone."""
+
+    side: Side
+    op: Pause | Continue | Abort | AbortAll | Flush
+
+
+class TransferAction(StrEnum):
+    """What a script does to the KV transfer of a prefill/decode pair."""
+
+    HOLD = "hold"
+    RESUME = "resume"
+    STEP = "step"
+    DELAY = "delay"
+    REORDER = "reorder"
+    DROP = "drop"
+    DUPLICATE = "duplicate"
+
+
+class Transfer(msgspec.Struct, frozen=True, tag=True):
+    """Interfere with pending KV chunks, named by their numbers.
+
+    ``count`` is how many chunks a step delivers, or how many iterations a delay or a duplicate takes.
+    """
+
+    action: TransferAction
+    chunks: tuple[int, ...] = ()
+    count: int = 0
+
+
 EngineOp = Pause | Continue | Abort | AbortAll | Flush
 """Operations that the engine itself knows."""
 
@@ -63,6 +94,9 @@ MemoryOp = Evict | Exhaust | ReleaseHeld
 """Operations on memory that the hook applies on every rank."""
 
 ControlOp = EngineOp | MemoryOp
+
+PairOp = OnSide | Transfer
+"""Operations on a prefill/decode pair, which a single engine never sees."""
 
 
 class ControlReceipt:
@@ -72,7 +106,7 @@ class ControlReceipt:
     an engine that sends no replies says ``True`` as soon as it is in the inbox.
     """
 
-    def __init__(self, op: ControlOp) -> None:
+    def __init__(self, op: ControlOp | PairOp) -> None:
         self.op = op
         self.ok: bool | None = None
         self.message = ""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from scripted_core.capabilities import Capability
 from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
-from scripted_core.ops import ControlOp, ControlReceipt
+from scripted_core.ops import ControlOp, ControlReceipt, PairOp
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
 from scripted_core.views import (
@@ -185,7 +185,7 @@ class SchedulerHookPort(Protocol):
         ...
 
     def post(
-        self, op: ControlOp, *, via_http: bool = False, await_arrival: bool = True
+        self, op: ControlOp | PairOp, *, via_http: bool = False, await_arrival: bool = True
     ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
         ...

@@ -46,6 +46,31 @@ class PauseMode(StrEnum):
     IN_PLACE = "in_place"
 
 
+class Side(StrEnum):
+    """One engine of a prefill/decode pair."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class PdStage(StrEnum):
+    """Where a request of a prefill/decode pair is."""
+
+    QUEUED = "queued"
+    """The decode engine has no memory for it yet, or the prefill engine has not begun."""
+    PREFILLING = "prefilling"
+    """Part way through its prompt: chunks that are computed may already be on their way."""
+    TRANSFERRING = "transferring"
+    """Its prompt is computed, and not all of its KV has arrived."""
+    TRANSFERRED = "transferred"
+    """All of its KV has arrived; the decode engine has not taken it up."""
+    DECODING = "decoding"
+    RETRACTED = "retracted"
+    """The decode engine took its memory away; its KV is kept outside the pool meanwhile."""
+    GONE = "gone"
+    """Ended, or never there."""
+
+
 class ControlVia(StrEnum):
     """The way a control call takes into the engine."""
 
@@ -99,6 +124,21 @@ class QueueView(msgspec.Struct, frozen=True):
     waiting: tuple[str, ...]
     running: tuple[str, ...]
     chunked: tuple[str, ...]
+
+
+class KvChunkView(msgspec.Struct, frozen=True):
+    """KV on its way from the prefill to the decode engine: positions ``start`` up to ``end``.
+
+    ``is_last`` says that the prompt is complete with it; ``delay_iterations`` are left before it can
+    be delivered. Numbers count from 1 and are never used twice within a script.
+    """
+
+    number: int
+    rid: str
+    start: int
+    end: int
+    is_last: bool
+    delay_iterations: int = 0
 
 
 class OwnerKind(StrEnum):

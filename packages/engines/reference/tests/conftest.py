@@ -18,7 +18,7 @@ from scripted_reference.messages import (
     PauseMode,
     PauseReq,
 )
-from scripted_reference.ownership import owning_requests, pool_claims, row_claims
+from scripted_reference.ownership import pool_claims, row_claims
 from scripted_reference.request import FinishKind, Req, SamplingParams
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 from scripted_reference.scheduler import Scheduler
@@ -226,7 +226,7 @@ def check_locks(scheduler: Scheduler, external: Counter[Any]) -> None:
     """Each node is locked exactly as often as a request or an outsider stands at it or below."""
     wanted: Counter[int] = Counter()
     tree = scheduler.tree_cache
-    users = [req.last_node for req in owning_requests(scheduler)]
+    users = [req.last_node for req in scheduler.owners()]
     for node in [*users, *external.elements()]:
         step = node
         while step is not None and step is not tree.root_node:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from scripted_core.errors import LeakDetected
+from scripted_core.pd_ports import PdPort
 from scripted_core.trace import ChecksDone
-from scripted_core.views import Audit, FinishKind
+from scripted_core.views import Audit, FinishKind, Side
 from scripted_registry import PluginManager, Violation
 
 from scripted_hook.adapter import EngineAdapter
@@ -150,6 +151,10 @@ class InvariantChecks:
 
     def _has_stuck_work(self) -> bool:
         adapter = self._adapter
+        if isinstance(adapter, PdPort) and (
+            adapter.transfer.is_held or any(adapter.side(side).is_paused for side in Side)
+        ):
+            return False
         return not adapter.is_paused and not self._memory.holds_anything and not adapter.is_idle()
 
     def _leak(self, violations: Sequence[Violation]) -> LeakDetected:

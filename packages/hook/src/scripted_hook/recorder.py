@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripted_core.ops import ControlOp, Exhaust
+from scripted_core.ops import ControlOp, Exhaust, OnSide, PairOp
 from scripted_core.trace import RequestProgress, RequestState, StepListener, StepTrace
 from scripted_core.views import FinishKind, FinishReason, RequestStatus, ScriptedBatchRecord
 
@@ -34,7 +34,7 @@ class Recorder:
         """Everything so far."""
         return tuple(self._steps)
 
-    def on_op(self, op: ControlOp) -> None:
+    def on_op(self, op: ControlOp | PairOp) -> None:
         """A control operation was posted."""
         self._operations.append(_words(op))
 
@@ -112,14 +112,16 @@ def _part_in(rid: str, batches: Sequence[ScriptedBatchRecord]) -> RequestState |
     return None
 
 
-def _words(op: ControlOp) -> str:
+def _words(op: ControlOp | PairOp) -> str:
+    if isinstance(op, OnSide):
+        return f"{op.side.value}.{_words(op.op)}"
     if isinstance(op, Exhaust):
         name, given = f"exhaust_{op.name}", op.params
     else:
         name = type(op).__name__.lower()
         given = {field: getattr(op, field) for field in op.__struct_fields__}
     fields = ", ".join(
-        f"{field}={value!s}" for field, value in given.items() if value not in (None, False)
+        f"{field}={value!s}" for field, value in given.items() if value not in (None, False, ())
     )
     # It has to travel: a text that UTF-8 cannot hold is escaped.
     return f"{name}({fields})".encode("utf-8", "backslashreplace").decode()

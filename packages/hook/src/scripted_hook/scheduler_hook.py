@@ -13,7 +13,17 @@ from typing import Any
 
 from scripted_core.context import ScriptedContext
 from scripted_core.errors import LeakDetected
-from scripted_core.ops import Continue, ControlOp, ControlReceipt, MemoryOp, ReleaseHeld
+from scripted_core.ops import (
+    Continue,
+    ControlOp,
+    ControlReceipt,
+    MemoryOp,
+    OnSide,
+    PairOp,
+    ReleaseHeld,
+    Transfer,
+)
+from scripted_core.pd_ports import PdPort
 from scripted_core.ports import JobOutcome, port_of
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.trace import NOTHING_CHECKED, StepListener
@@ -164,12 +174,15 @@ class ScriptedSchedulerHook:
             self.finished(spec.rid, refusal, ())
 
     def post(
-        self, op: ControlOp, *, via_http: bool = False, await_arrival: bool = True
+        self, op: ControlOp | PairOp, *, via_http: bool = False, await_arrival: bool = True
     ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
         self._events.add("op", self._step, op)
         if self._recorder is not None:
             self._recorder.on_op(op)
+        if isinstance(op, (OnSide, Transfer)):
+            assert isinstance(self.adapter, PdPort), f"{op} is for a prefill/decode pair"
+            return self.adapter.control_pair(op)
         if via_http:
             return self.adapter.control_http(op, await_arrival=await_arrival)
         return self.adapter.control(op)

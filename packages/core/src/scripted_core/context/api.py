@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from scripted_core.capabilities import Capability
 from scripted_core.context import memory, queries
+from scripted_core.context.pair import PairSide, PairTransfer
 from scripted_core.context.req_starter import ScriptedContextReqStarter
 from scripted_core.errors import CapabilityMissing, ConfigError
 from scripted_core.handle import ScriptedReqHandle
@@ -21,6 +22,7 @@ from scripted_core.views import (
     RequestStatus,
     RequestView,
     ScriptedBatchRecord,
+    Side,
 )
 
 
@@ -75,6 +77,21 @@ class ScriptedContext:
     def capabilities(self) -> frozenset[Capability]:
         """What the engine can do."""
         return self.engine.capabilities
+
+    @property
+    def prefill(self) -> PairSide:
+        """The prefill engine of a prefill/decode pair, alone."""
+        return PairSide(self, Side.PREFILL)
+
+    @property
+    def decode(self) -> PairSide:
+        """The decode engine of a prefill/decode pair, alone."""
+        return PairSide(self, Side.DECODE)
+
+    @property
+    def transfer(self) -> PairTransfer:
+        """The KV transfer of a prefill/decode pair."""
+        return PairTransfer(self)
 
     def require(self, capability: Capability, what: str) -> None:
         """Raise ``CapabilityMissing`` (the test is skipped) unless the engine has it."""

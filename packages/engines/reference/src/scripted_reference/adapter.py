@@ -42,7 +42,6 @@ from scripted_reference.pools import (
     ReferenceKvPool,
     ReferencePrefixTree,
     ReferenceRowPool,
-    pool_name,
 )
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.schedule_batch import ScheduleBatch
@@ -76,7 +75,7 @@ class ReferenceAdapter:
         self.quiesce_steps = int(self.scheduler.enable_overlap)
         self.capabilities: frozenset[Capability] = _capabilities(engine)
         self.vocab_size = self.scheduler.model.vocab_size
-        by_pool = {pool_name(rank): one for rank, one in enumerate(engine.schedulers)}
+        by_pool = dict(zip(engine.pool_names, engine.schedulers, strict=True))
         self.kv_pools: Mapping[str, ReferenceKvPool] = {
             name: ReferenceKvPool(scheduler, name=name) for name, scheduler in by_pool.items()
         }

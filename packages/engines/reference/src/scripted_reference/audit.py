@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import accumulate
 
 from scripted_core.views import Audit, OwnerKind, PageClaim, PoolAudit, RowAudit
 
 from scripted_reference.engine import Engine
 from scripted_reference.ownership import pool_claims, row_claims
-from scripted_reference.pools import pool_name
 from scripted_reference.scheduler import Scheduler
 
 
@@ -18,8 +17,8 @@ def engine_audit(engine: Engine, *, held_locks: int) -> Audit:
     return Audit(
         pools=tuple(
             [
-                pool_audit(scheduler, name=pool_name(rank))
-                for rank, scheduler in enumerate(schedulers)
+                pool_audit(scheduler, name=name)
+                for name, scheduler in zip(engine.pool_names, schedulers, strict=True)
             ]
         ),
         rows=row_audit(schedulers),
@@ -39,8 +38,10 @@ def pool_audit(scheduler: Scheduler, *, name: str) -> PoolAudit:
     if len(claims.held_pages):
         owners.append(PageClaim(OwnerKind.HELD, "held", claims.held_pages))
     references = []
+    moving = {req.rid for req in scheduler.in_transfer()}
     for request in claims.requests:
-        owners.append(PageClaim(OwnerKind.REQUEST, request.rid, request.own_pages))
+        kind = OwnerKind.TRANSFER if request.rid in moving else OwnerKind.REQUEST
+        owners.append(PageClaim(kind, request.rid, request.own_pages))
         if len(request.shared_pages):
             references.append(PageClaim(OwnerKind.REQUEST, request.rid, request.shared_pages))
     return PoolAudit(
@@ -54,28 +55,29 @@ def pool_audit(scheduler: Scheduler, *, name: str) -> PoolAudit:
 
 
 def row_audit(schedulers: tuple[Scheduler, ...]) -> RowAudit:
-    """Return who owns each row; that of replica ``r`` is number ``r * rows_of_a_replica + row``."""
+    """Return who owns each row; those of a replica are numbered behind those of the ones before it.
+
+    A request that has rows in several, as in a prefill/decode pair, is told apart by the replica.
+    """
     parts = [row_claims(scheduler) for scheduler in schedulers]
     if len(parts) == 1:
         only = parts[0]
         return RowAudit(0, only.num_rows, only.free_rows, only.held_rows, only.request_rows)
-    size = parts[0].num_rows
+    firsts = list(accumulate((part.num_rows for part in parts), initial=0))
+    by_request: dict[str, int] = {}
+    for rank, part in enumerate(parts):
+        for rid, row in part.request_rows.items():
+            by_request[f"{rid}@{rank}" if rid in by_request else rid] = firsts[rank] + row
     return RowAudit(
         first_row=0,
-        num_rows=size * len(parts),
-        free=_numbered([part.free_rows for part in parts], size),
-        held=_numbered([part.held_rows for part in parts], size),
-        by_request={
-            rid: rank * size + row
-            for rank, part in enumerate(parts)
-            for rid, row in part.request_rows.items()
-        },
+        num_rows=firsts[-1],
+        free=_numbered([part.free_rows for part in parts], firsts),
+        held=_numbered([part.held_rows for part in parts], firsts),
+        by_request=by_request,
     )
 
 
-def _numbered(rows_by_rank: list[tuple[int, ...]], size: int) -> tuple[int, ...]:
+def _numbered(rows_by_rank: list[tuple[int, ...]], firsts: list[int]) -> tuple[int, ...]:
     return tuple(
-        chain.from_iterable(
-            (rank * size + row for row in rows) for rank, rows in enumerate(rows_by_rank)
-        )
+        [first + row for first, rows in zip(firsts, rows_by_rank, strict=False) for row in rows]
     )

@@ -47,7 +47,7 @@ class Control:
     def on_generate(self, message: GenerateReq) -> None:
         """Queue a request; one that is refused ends at once."""
         scheduler = self._scheduler
-        req = self._new_req(message)
+        req = self.new_req(message)
         refusal = scheduler.refusal(message)
         if refusal is not None:
             # The front validates; whoever goes past it still gets an answer, not a dead engine.
@@ -55,7 +55,7 @@ class Control:
             scheduler.observer.on_finish(req)
             return
         scheduler.requests[req.rid] = req
-        scheduler.waiting_queue.append(req)
+        scheduler.enqueue(req)
 
     def on_abort(self, message: AbortReq) -> None:
         """End the requests that are meant; while paused in place, when the engine continues."""
@@ -88,7 +88,8 @@ class Control:
         for req, message in deferred:
             self._scheduler.departures.abort(req, message)
 
-    def _new_req(self, message: GenerateReq) -> Req:
+    def new_req(self, message: GenerateReq) -> Req:
+        """Return the request of a message, next in the order of arrival."""
         scheduler = self._scheduler
         params, prompt = message.sampling_params, list(message.input_ids)
         req = Req(

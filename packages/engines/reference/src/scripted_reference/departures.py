@@ -21,33 +21,37 @@ class Departures:
         running = self._scheduler.running_batch.reqs
         self._scheduler.set_running([])
         for req in running:
-            self._retract(req)
+            self.requeue(req)
         self.retract_chunked()
 
     def retract_running(self, req: Req) -> None:
         """Send one running request back to the waiting queue."""
         self._leave_running(req)
-        self._retract(req)
+        self.requeue(req)
 
     def retract_chunked(self) -> None:
         """Send the request that is part way through its prompt, if any, back to the waiting queue."""
         req = self._scheduler.chunked_req
         if req is not None:
             self._scheduler.chunked_req = None
-            self._retract(req)
+            self.requeue(req)
 
     def abort(self, req: Req, message: str) -> None:
         """End a request, wherever it is, with reason abort; nothing if it has ended."""
         if req.finished():
             return
         req.finished_reason = FinishReason(FinishKind.ABORT, message)
+        self.leave(req)
+        self.end(req)
+
+    def leave(self, req: Req) -> None:
+        """Take a live request out of the one place where it is."""
         if req is self._scheduler.chunked_req:
             self._scheduler.chunked_req = None
         elif req.req_pool_idx is None:
             self._scheduler.waiting_queue.remove(req)
         else:
             self._leave_running(req)
-        self.end(req)
 
     def end(self, req: Req) -> None:
         """Give back a finished request's memory and report it: the one place where that happens."""
@@ -56,7 +60,7 @@ class Departures:
         del self._scheduler.requests[req.rid]
         self._scheduler.observer.on_finish(req)
 
-    def _retract(self, req: Req) -> None:
+    def requeue(self, req: Req) -> None:
         """Take a request's memory and queue it again; what it has output so far stays."""
         self._release(req, keep=False)
         req.retraction_count += 1

@@ -23,7 +23,7 @@ class Engine:
 
     def __init__(self, args: ServerArgs, *, observer: SchedulerObserver | None = None) -> None:
         self.server_args = args
-        self.schedulers: tuple[Scheduler, ...] = tuple(Scheduler(args) for _ in range(args.dp_size))
+        self.schedulers: tuple[Scheduler, ...] = self.make_schedulers(args)
         self.inbox: deque[Message] = deque()
         self._next_rank = 0
         self.observer = observer or NoObserver()
@@ -31,6 +31,17 @@ class Engine:
             from scripted_reference.faults.catalogue import inject  # it imports this module
 
             inject(args.inject_fault, self)
+
+    def make_schedulers(self, args: ServerArgs) -> tuple[Scheduler, ...]:
+        """Return a new scheduler for each replica."""
+        return tuple(Scheduler(args) for _ in range(args.dp_size))
+
+    @property
+    def pool_names(self) -> tuple[str, ...]:
+        """The name of each scheduler's KV pool: `"full"`, `"full@1"`, ..."""
+        return tuple(
+            "full" if rank == 0 else f"full@{rank}" for rank in range(len(self.schedulers))
+        )
 
     @property
     def observer(self) -> SchedulerObserver:

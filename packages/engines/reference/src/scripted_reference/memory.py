@@ -45,14 +45,14 @@ class TokenToKVPool:
         self.slots = np.zeros(size + page_size, dtype=self.SLOT)
         self.words: npt.NDArray[np.uint64] = self.slots.view(np.dtype("<u8")).reshape(-1, 2)
 
-    def read(self, slot: int) -> npt.NDArray[np.uint64]:
-        """Return a copy of a slot, the two `words` of its record."""
-        content: npt.NDArray[np.uint64] = self.words[slot].copy()
+    def read(self, slots: int | IntArray) -> npt.NDArray[np.uint64]:
+        """Return a copy of a slot, the two `words` of its record, or of several slots."""
+        content: npt.NDArray[np.uint64] = self.words[slots].copy()
         return content
 
-    def write(self, slot: int, content: npt.NDArray[np.uint64]) -> None:
-        """Overwrite a slot with what `read` returned of it or of another; for tests."""
-        self.words[slot] = content
+    def write(self, slots: int | IntArray, content: npt.NDArray[np.uint64]) -> None:
+        """Overwrite a slot, or several, with what `read` returned of it or of others."""
+        self.words[slots] = content
 
 
 class PagedTokenAllocator:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from scripted_reference.errors import PoolLeakError
 from scripted_reference.memory import paged_growth
-from scripted_reference.ownership import owning_requests
 
 if TYPE_CHECKING:
     from scripted_reference.scheduler import Scheduler
@@ -20,7 +19,7 @@ def check_memory(scheduler: Scheduler) -> None:
     allocator = scheduler.token_to_kv_pool_allocator
     tree = scheduler.tree_cache
     rows = scheduler.req_to_token_pool
-    owners = owning_requests(scheduler)
+    owners = scheduler.owners()
     page_size = scheduler.page_size
     requested = sum(
         paged_growth(req.cache_protected_len, req.kv_allocated_len, page_size) for req in owners

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scripted_reference.memory import IntArray
-from scripted_reference.request import Req
 
 if TYPE_CHECKING:
     from scripted_reference.scheduler import Scheduler
@@ -47,20 +46,13 @@ class RowClaims(NamedTuple):
     request_rows: dict[str, int]
 
 
-def owning_requests(scheduler: Scheduler) -> list[Req]:
-    """Return the requests that have memory at an iteration boundary, in batch order."""
-    owners = scheduler.running_batch.reqs
-    chunked = scheduler.chunked_req
-    return owners if chunked is None else [*owners, chunked]
-
-
 def pool_claims(scheduler: Scheduler) -> PoolClaims:
     """Return who owns each KV page; some 20 µs for 8,192 slots, 8 requests and 50 tree nodes."""
     page_size = scheduler.page_size
     allocator = scheduler.token_to_kv_pool_allocator
     table = scheduler.req_to_token_pool.req_to_token
     tree_slots = scheduler.tree_cache.all_values_flatten()
-    owners = owning_requests(scheduler)
+    owners = scheduler.owners()
     parts: list[IntArray] = []
     for req in owners:
         row = table[req.req_pool_idx]
@@ -92,8 +84,6 @@ def row_claims(scheduler: Scheduler) -> RowClaims:
         free_rows=tuple(pool.free_slots),
         held_rows=scheduler.holds.rows(),
         request_rows={
-            req.rid: req.req_pool_idx
-            for req in owning_requests(scheduler)
-            if req.req_pool_idx is not None
+            req.rid: req.req_pool_idx for req in scheduler.owners() if req.req_pool_idx is not None
         },
     )

@@ -18,11 +18,6 @@ from scripted_reference.scheduler import Scheduler
 from scripted_reference.tree_node import TreeNode
 
 
-def pool_name(rank: int) -> str:
-    """Return the name of a replica's KV pool."""
-    return "full" if rank == 0 else f"full@{rank}"
-
-
 @dataclass(frozen=True)
 class PageHold:
     """Pages in a hold, by the slots that they consist of."""
@@ -153,7 +148,7 @@ class ReferencePrefixTree:
     @property
     def enabled(self) -> bool:
         """False with ``disable_radix_cache``."""
-        return not any(tree.disable for tree in self._trees.values())
+        return any(not tree.disable for tree in self._trees.values())
 
     def nodes(self) -> Iterator[NodeView]:
         """All nodes but the roots, parents before children, replica after replica."""

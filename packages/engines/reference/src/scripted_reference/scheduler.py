@@ -165,6 +165,19 @@ class Scheduler:
             self.batches.new_token_ratio.reset()
         self.check_memory()
 
+    def enqueue(self, req: Req) -> None:
+        """Let a request that has just arrived wait for its turn."""
+        self.waiting_queue.append(req)
+
+    def owners(self) -> list[Req]:
+        """Return the requests that have memory at an iteration boundary, in batch order."""
+        running, chunked = self.running_batch.reqs, self.chunked_req
+        return running if chunked is None else [*running, chunked]
+
+    def in_transfer(self) -> list[Req]:
+        """Return those of `owners` whose KV is on its way from or to another engine."""
+        return []
+
     def set_running(self, reqs: list[Req]) -> None:
         """Replace the requests that decode."""
         self.running_batch = ScheduleBatch(reqs, ForwardMode.DECODE)

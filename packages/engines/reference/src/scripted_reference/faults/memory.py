@@ -26,10 +26,11 @@ _HERE = Area.MEMORY
 class DoubleFreeAfterRetract(Departures):
     """The last page of a retracted request is freed twice."""
 
-    def _retract(self, req: Req) -> None:
+    def requeue(self, req: Req) -> None:
+        """Free the last page before it is freed."""
         table = self._scheduler.req_to_token_pool.req_to_token
         own = table[req.req_pool_idx, req.cache_protected_len : req.kv_allocated_len].copy()
-        super()._retract(req)
+        super().requeue(req)
         self._scheduler.token_to_kv_pool_allocator.free(own[-1:])
 
 

@@ -23,8 +23,9 @@ _HERE = Area.OUTPUTS
 class RetractionLosesAToken(Departures):
     """A retracted request forgets its last token, and computes it again."""
 
-    def _retract(self, req: Req) -> None:
-        super()._retract(req)
+    def requeue(self, req: Req) -> None:
+        """Forget the last token."""
+        super().requeue(req)
         del req.output_ids[-1:]
 
 
@@ -36,8 +37,9 @@ class RetractionLosesAToken(Departures):
 class RetractionRepeatsAToken(Departures):
     """A retracted request has its last token twice."""
 
-    def _retract(self, req: Req) -> None:
-        super()._retract(req)
+    def requeue(self, req: Req) -> None:
+        """Note the last token down twice."""
+        super().requeue(req)
         req.output_ids.extend(req.output_ids[-1:])
 
 
@@ -49,8 +51,9 @@ class RetractionRepeatsAToken(Departures):
 class OutputFoldedIntoPrompt(Departures):
     """A retracted request begins a new output behind the old one."""
 
-    def _retract(self, req: Req) -> None:
-        super()._retract(req)
+    def requeue(self, req: Req) -> None:
+        """Make the output a part of the prompt."""
+        super().requeue(req)
         req.origin_input_ids = [*req.origin_input_ids, *req.output_ids]
         req.output_ids = []
 

@@ -75,8 +75,9 @@ class RetractForgetsChunked(Departures):
 class RetractedRequestLost(Departures):
     """A retracted request gives its memory back and is queued nowhere."""
 
-    def _retract(self, req: Req) -> None:
-        super()._retract(req)
+    def requeue(self, req: Req) -> None:
+        """Queue it nowhere."""
+        super().requeue(req)
         self._scheduler.waiting_queue.remove(req)
 
 

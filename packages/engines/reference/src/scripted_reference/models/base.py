@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
 
 from scripted_reference.memory import IntArray
 from scripted_reference.schedule_batch import ScheduleBatch
@@ -46,12 +48,26 @@ class BatchResult(NamedTuple):
     logprobs: tuple[ReqLogprobs | None, ...] | None = None
 
 
+class KvStorage(Protocol):
+    """What a model remembers of the tokens in its slots, to be copied as it is."""
+
+    def read(self, slots: IntArray) -> npt.NDArray[Any]:
+        """Return a copy of the contents of these slots, in a format of the model's own."""
+
+    def write(self, slots: IntArray, contents: npt.NDArray[Any]) -> None:
+        """Overwrite as many slots with what `read` returned, of this storage or one of its kind."""
+
+
 class Model(Protocol):
     """A model bound to its KV storage and to the table of rows.
 
     `forward` reads of each request of the batch: `sampling_params` (`temperature`, `seed`),
     `return_logprob`, `logprob_start_len`, `top_logprobs_num` and `lora_path`.
     """
+
+    @property
+    def kv(self) -> KvStorage:
+        """Its KV storage."""
 
     @property
     def vocab_size(self) -> int:

@@ -82,6 +82,11 @@ class HashModel:
         self._inverse_growth = _powers(pow(weights.growth, -1, 1 << 64), context_len + 1)
 
     @property
+    def kv(self) -> TokenToKVPool:
+        """Its KV storage: the pool itself."""
+        return self._kv_pool
+
+    @property
     def vocab_size(self) -> int:
         """Token ids are below it."""
         return self._vocab_size

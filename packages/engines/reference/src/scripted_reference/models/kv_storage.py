@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scripted_reference.memory import IntArray
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -39,17 +41,22 @@ class PagedKV:
         """Return one layer's storage, the same memory."""
         return self._layers[index]
 
-    def read(self, slot: int) -> FloatArray:
-        """Return a copy of a slot, `float32[2, layers, kv_heads, head_dim]`: its keys, its values."""
-        content = torch.stack((self.keys[:, slot], self.values[:, slot]))
+    def read(self, slots: int | IntArray) -> FloatArray:
+        """Return a copy of a slot, `float32[2, layers, kv_heads, head_dim]`: its keys, its values.
+
+        Of several slots, `float32[2, layers, slots, kv_heads, head_dim]`.
+        """
+        where = slots if isinstance(slots, int) else torch.from_numpy(slots)
+        content = torch.stack((self.keys[:, where], self.values[:, where]))
         copied: FloatArray = content.cpu().numpy()
         return copied
 
-    def write(self, slot: int, content: FloatArray) -> None:
-        """Overwrite a slot in all layers with what `read` returned of it or of another."""
+    def write(self, slots: int | IntArray, content: FloatArray) -> None:
+        """Overwrite a slot, or several, in all layers with what `read` returned of it or of others."""
         keys, values = torch.from_numpy(np.array(content, dtype=np.float32)).unbind(0)
-        self.keys[:, slot] = keys.to(self.keys.device)
-        self.values[:, slot] = values.to(self.values.device)
+        where = slots if isinstance(slots, int) else torch.from_numpy(slots)
+        self.keys[:, where] = keys.to(self.keys.device)
+        self.values[:, where] = values.to(self.values.device)
 
 
 class LayerKV:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from scripted_reference.models.base import BatchResult, Model
+from scripted_reference.models.base import BatchResult, KvStorage, Model
 from scripted_reference.schedule_batch import ScheduleBatch
 
 WINDOW_FORWARDS = 40
@@ -73,6 +73,11 @@ class MeteredModel:
     def __init__(self, model: Model, meter: ForwardMeter) -> None:
         self._model = model
         self._meter = meter
+
+    @property
+    def kv(self) -> KvStorage:
+        """Its KV storage."""
+        return self._model.kv
 
     @property
     def vocab_size(self) -> int:
