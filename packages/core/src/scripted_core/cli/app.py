@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from scripted_registry import get_plugin_manager
 
+from scripted_core.cli.conformance_command import conformance
 from scripted_core.cli.doctor_command import doctor
 from scripted_core.cli.list_command import list_installed
 from scripted_core.cli.run_command import run
@@ -55,6 +56,7 @@ def build_app() -> tuple[typer.Typer, PluginError | None]:
     app.command("list")(list_installed)
     app.command("doctor")(doctor)
     app.command("serve")(serve)
+    app.command("conformance")(conformance)
     try:
         get_plugin_manager().hook.scripted_register_commands(app=app)
     except PluginError as error:

@@ -121,7 +121,10 @@ class FakeScheduler:
         running = self.running
         for request in list(running):
             while request in running and not self._grow(request, 1):
-                if len(running) == 1:
+                if self.chunked_req is not None:
+                    # What has no output yet gives way first, or it would starve those that have.
+                    self.retract(self.chunked_req)
+                elif len(running) == 1:
                     reason = FinishReason(FinishKind.ABORT, "the KV pool is too small for it")
                     self.end(request, reason)
                 else:
