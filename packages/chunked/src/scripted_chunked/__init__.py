@@ -16,7 +16,12 @@ from scripted_chunked.engine import (
     base_engine_kwargs,
 )
 from scripted_chunked.pools import exhaust_row_pool, warmup_radix
-from scripted_chunked.until import run_until, run_until_all_finished, run_until_finished
+from scripted_chunked.until import (
+    run_until,
+    run_until_all_finished,
+    run_until_finished,
+    run_until_seen_everywhere,
+)
 
 __all__ = [
     "DEFAULT_CHUNK_SIZE",
@@ -32,5 +37,6 @@ __all__ = [
     "run_until",
     "run_until_all_finished",
     "run_until_finished",
+    "run_until_seen_everywhere",
     "warmup_radix",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from scripted_core import ScriptedReqHandle
+from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.errors import StepsExhausted
 
 from scripted_chunked.engine import DEFAULT_MAX_STEPS
@@ -59,4 +59,21 @@ def exhausted(where: str, what: str, handle: ScriptedReqHandle, max_steps: int) 
         f"output tokens={len(handle.output_ids)})\n"
         f"last state:\n{handle.context.hook.describe_state()}",
         hint="raise max_steps, or look at what keeps the request from going on",
+    )
+
+
+def run_until_seen_everywhere(t: ScriptedContext, *, max_steps: int = 16) -> Iterator[None]:
+    """One iteration, and as many more as it takes until ``t.ranks`` shows every rank after it.
+
+    Where all ranks end an iteration together, and where there is only one, that is the one iteration;
+    a later pipeline stage is seen some iterations later.
+    """
+    wanted = t.step_index + 1
+    for _ in range(max_steps):
+        yield
+        if all(view.step >= wanted for view in t.ranks):
+            return
+    raise StepsExhausted(
+        f"run_until_seen_everywhere: not every rank is seen after iteration {wanted} in {max_steps} "
+        f"steps: {', '.join(f'{view.rank} {view.step}' for view in t.ranks)}"
     )

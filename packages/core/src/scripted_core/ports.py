@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scripted_core.capabilities import Capability
 from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
@@ -22,6 +22,9 @@ from scripted_core.views import (
     RequestView,
     ScriptedBatchRecord,
 )
+
+if TYPE_CHECKING:
+    from scripted_core.ranks import RankView
 
 
 class EnginePort(Protocol):
@@ -188,6 +191,10 @@ class SchedulerHookPort(Protocol):
         self, op: ControlOp | PairOp, *, via_http: bool = False, await_arrival: bool = True
     ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
+        ...
+
+    def rank_views(self) -> Sequence[RankView]:
+        """Every rank, the driver first."""
         ...
 
     def describe_state(self) -> str:

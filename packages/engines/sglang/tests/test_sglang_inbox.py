@@ -255,13 +255,13 @@ def test_a_rank_is_named_by_what_there_is_more_than_one_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = SimpleNamespace(tp_rank=1, tp_size=2, pp_rank=0, pp_size=2, dp_rank=None, dp_size=1)
-    assert _compat.rank_names(SimpleNamespace(ps=place)) == ["pp0", "tp1"]
+    assert _compat.placement(SimpleNamespace(ps=place)) == {"pp": (0, 2), "tp": (1, 2)}
     context = ModuleType("runtime_context")
     context.get_parallel = lambda: place  # type: ignore[attr-defined]
     for name in ("sglang", "sglang.srt"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
-    assert _compat.rank_names(SimpleNamespace()) == ["pp0", "tp1"]
+    assert _compat.placement(SimpleNamespace()) == {"pp": (0, 2), "tp": (1, 2)}
 
 
 def test_messages_that_a_newer_scheduler_has_put_off_are_still_on_their_way() -> None:

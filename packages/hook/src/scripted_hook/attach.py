@@ -9,12 +9,16 @@ from typing import Any
 
 from scripted_core.logs import set_log_context
 from scripted_core.ports import bind_port
-from scripted_core.wire.address import address_from_env
+from scripted_core.wire.address import SessionAddress, address_from_env
 from scripted_core.wire.progress import ProgressWriter
 from scripted_core.wire.transport import EngineSideChannel
 
 from scripted_hook.adapter import EngineAdapter
 from scripted_hook.crash import register_stacks
+from scripted_hook.rank import LoneRank, Rank
+from scripted_hook.rank_monitor import DrivingRank, SocketReceiver
+from scripted_hook.rank_reporter import FollowingRank, SocketReports
+from scripted_hook.ranks import RankedAdapter
 from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 from scripted_hook.servant import WireServant
 
@@ -29,7 +33,7 @@ def maybe_init_scripted_scheduler_hook(
 ) -> ScriptedSchedulerHook | None:
     """Attach a hook to ``scheduler``; ``None``, and nothing done, outside a session.
 
-    The driver rank gets the wire; every rank gets stacks on request.
+    The driver rank gets the wire, and what the others report; every rank gets stacks on request.
     """
     address = address_from_env(environ)
     if address is None:
@@ -50,4 +54,13 @@ def maybe_init_scripted_scheduler_hook(
         adapter=adapter,
         http_poster=http_poster,
         servant=servant,
+        rank=_rank_of(adapter, address),
     )
+
+
+def _rank_of(adapter: EngineAdapter, address: SessionAddress) -> Rank:
+    if not isinstance(adapter, RankedAdapter) or not adapter.rank:
+        return LoneRank(adapter)
+    if adapter.is_driver:
+        return DrivingRank(adapter=adapter, ranks=adapter, receiver=SocketReceiver(address))
+    return FollowingRank(adapter=adapter, rank=adapter.rank, sender=SocketReports(address))

@@ -30,6 +30,7 @@ LOCK_REFS = "lock refs add up"
 APPEND_ONLY = "outputs only grow"
 PROGRESS = "work makes progress"
 BY_PLUGINS = "those of plugins"
+RANKS_ALIKE = "all of it on every rank, and the ranks alike"
 
 
 class InvariantChecks:
@@ -43,12 +44,14 @@ class InvariantChecks:
         events: EventLog,
         memory: MemoryOperations,
         plugins: PluginManager,
+        several_ranks: bool = False,
     ) -> None:
         self._adapter = adapter
         self._ledger = ledger
         self._events = events
         self._memory = memory
         self._plugins = plugins
+        self._several_ranks = several_ranks
         self._plugins_check = plugins.has_impls("scripted_check_invariants")
         self.begin()
 
@@ -74,10 +77,15 @@ class InvariantChecks:
             ),
         )
 
-    def after_iteration(self, *, step: int, quiet_steps: int) -> LeakDetected | None:
-        """Check the boundary after ``step``; ``quiet_steps`` iterations have run no batch."""
+    def after_iteration(
+        self, *, step: int, quiet_steps: int, elsewhere: Sequence[Violation] = ()
+    ) -> LeakDetected | None:
+        """Check the boundary after ``step``; ``quiet_steps`` iterations have run no batch.
+
+        ``elsewhere`` are violations that other ranks have found.
+        """
         audit = self._adapter.audit()
-        found = check_audit(audit, step=step)
+        found = [*check_audit(audit, step=step), *elsewhere]
         for rid, output_ids in self._adapter.live_outputs():
             wrong = self._ledger.check_appended(rid, output_ids)
             if wrong is not None:
@@ -104,7 +112,7 @@ class InvariantChecks:
         if self._plugins_check:
             found.extend(self._plugins.check_invariants(audit, step=step))
         if found:
-            return self._leak(found)
+            return self.leak(found)
         if not self._iterations:
             self._invariants = self._names(audit)
         self._iterations += 1
@@ -117,6 +125,7 @@ class InvariantChecks:
             *((LOCK_REFS,) if self._adapter.prefix_tree is not None else ()),
             APPEND_ONLY,
             PROGRESS,
+            *((RANKS_ALIKE,) if self._several_ranks else ()),
             *((BY_PLUGINS,) if self._plugins_check else ()),
         )
 
@@ -136,7 +145,7 @@ class InvariantChecks:
             elif client.token_ids != output_ids:
                 wrong = f"its client received {client.token_ids}, the engine produced {output_ids}"
             if wrong is not None:
-                raise self._leak(
+                raise self.leak(
                     [
                         Violation(
                             step=step,
@@ -157,7 +166,8 @@ class InvariantChecks:
             return False
         return not adapter.is_paused and not self._memory.holds_anything and not adapter.is_idle()
 
-    def _leak(self, violations: Sequence[Violation]) -> LeakDetected:
+    def leak(self, violations: Sequence[Violation]) -> LeakDetected:
+        """The error for ``violations``, with the last operations before them."""
         last = self._events.last_operations()
         lines = []
         for one in violations:

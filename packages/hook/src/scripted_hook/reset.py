@@ -1,8 +1,8 @@
-"""What happens before each script: the engine is brought to rest and emptied."""
+"""What happens before each script: the engine is brought to rest and emptied; and after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from scripted_core.errors import EngineDirty
@@ -56,3 +56,9 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
                 f"last state:\n{hook.describe_state()}",
                 hint="start a fresh engine",
             )
+
+
+def idle_iterations(n: int) -> Generator[None, None, None]:
+    """Let ``n`` more iterations pass."""
+    for _ in range(n):
+        yield

@@ -25,19 +25,24 @@ from scripted_core.ops import (
 )
 from scripted_core.pd_ports import PdPort
 from scripted_core.ports import JobOutcome, port_of
+from scripted_core.ranks import RankView
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.trace import NOTHING_CHECKED, StepListener
 from scripted_core.views import FinishReason, ScriptedBatchRecord
 from scripted_registry import get_plugin_manager
 
 from scripted_hook.adapter import EngineAdapter
+from scripted_hook.batch_log import BatchLog
 from scripted_hook.checks import InvariantChecks
 from scripted_hook.events import EventLog
 from scripted_hook.job import Job, Servant, script_traceback
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
+from scripted_hook.rank import LoneRank, Rank
+from scripted_hook.ranks import RankNotice
 from scripted_hook.recorder import Recorder
-from scripted_hook.reset import reset_engine
+from scripted_hook.reset import idle_iterations, reset_engine
+from scripted_hook.state_text import state_lines
 
 
 class Phase(StrEnum):
@@ -46,13 +51,16 @@ class Phase(StrEnum):
     FREE = "free"
     RESET = "reset"
     SCRIPT = "script"
+    SETTLE = "settle"
+    """The script is over; later pipeline stages have yet to end its last iterations."""
 
 
 class ScriptedSchedulerHook:
     """Runs scripts inside one scheduler process.
 
     ``adapter`` defaults to the port that is bound to ``scheduler``. ``servant`` is ``None`` in an
-    in-process session and on ranks other than the driver.
+    in-process session and on ranks other than the driver. ``rank`` is what this one does beside others
+    (default: it is alone).
     """
 
     def __init__(
@@ -63,12 +71,14 @@ class ScriptedSchedulerHook:
         adapter: EngineAdapter | None = None,
         http_poster: Any | None = None,
         servant: Servant | None = None,
+        rank: Rank | None = None,
     ) -> None:
         # Whatever is bound to a scheduler of an adapter's own is that adapter.
         self.adapter: EngineAdapter = adapter or port_of(scheduler)  # type: ignore[assignment]
         self._proxy = tokenizer_recv_proxy
         self._poster = http_poster
         self._servant = servant
+        self._rank = rank or LoneRank(self.adapter)
         self._plugins = get_plugin_manager()
         self._on_step_used = self._plugins.has_impls("scripted_on_step")
         self._on_batch_used = self._plugins.has_impls("scripted_on_batch")
@@ -81,8 +91,9 @@ class ScriptedSchedulerHook:
             events=self._events,
             memory=self.memory,
             plugins=self._plugins,
+            several_ranks=self._rank.others > 0,
         )
-        self._batch_log: list[ScriptedBatchRecord] = []
+        self._batches = BatchLog()
         self._phase = Phase.FREE
         self._job: Job | None = None
         self._generator: Generator[Any, Any, Any] | None = None
@@ -92,12 +103,8 @@ class ScriptedSchedulerHook:
         self._progress = 0
         self._runs = 0
         self._step = 0
-        self._forwards = 0
-        self._quiet_steps = 0
-        self._chunked_before: tuple[str, ...] = ()
-        self._extended: tuple[str, ...] = ()
         self._unchecked_ends: list[str] = []
-        self._ran = False
+        self._settled = 0
         self._recorder: Recorder | None = None
         self._context: ScriptedContext | None = None
         self.adapter.attach(self)
@@ -122,7 +129,7 @@ class ScriptedSchedulerHook:
     @property
     def batch_log(self) -> Sequence[ScriptedBatchRecord]:
         """Every batch since the last reset."""
-        return self._batch_log
+        return self._batches.records
 
     @property
     def step_index(self) -> int:
@@ -238,7 +245,6 @@ class ScriptedSchedulerHook:
         self._runs += 1
         self._phase = Phase.RESET
         self._step = 0
-        self._quiet_steps = 0
         self._checks.begin()
         self.adapter.begin_hold()
         if not self._warm:
@@ -250,6 +256,8 @@ class ScriptedSchedulerHook:
 
     def step(self) -> None:
         """One scheduler iteration is about to begin."""
+        if self._rank.follow():
+            return
         job = self._job
         if job is None:
             if self._servant is None:
@@ -266,6 +274,8 @@ class ScriptedSchedulerHook:
             if self._phase is Phase.SCRIPT:
                 self._step += 1
                 self._close_iteration(job)
+            elif self._phase is Phase.SETTLE:
+                self._settle_iteration(job)
             self._advance(job)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._servant is None:
@@ -285,6 +295,11 @@ class ScriptedSchedulerHook:
             pass  # outside the handler, so that what follows does not have it as its context
         if self._phase is Phase.RESET:
             self._start_script(job)
+        elif self._phase is Phase.SCRIPT and self._rank.lag:
+            self._settled = self._step
+            self._phase = Phase.SETTLE
+            self._generator = idle_iterations(self._rank.lag)
+            self._advance(job)
         else:
             if job.check_invariants:
                 self._checks.at_the_end(step=self._step, ended=self._unchecked_ends)
@@ -304,9 +319,7 @@ class ScriptedSchedulerHook:
         self._ledger.clear()
         self._events.clear()
         self._events.add("seed", job.seed)
-        self._batch_log = []
-        self._forwards = 0
-        self._chunked_before = self._extended = ()
+        self._batches = BatchLog()
         self._unchecked_ends = []
         wanted = job.want_trace or job.on_step is not None
         self._recorder = Recorder(self.adapter, on_step=job.on_step) if wanted else None
@@ -315,27 +328,43 @@ class ScriptedSchedulerHook:
         )
         self._context = context
         self._plugins.hook.scripted_on_reset(context=context)
+        self._rank.begin(run=self._runs, check_invariants=job.check_invariants)
         self._phase = Phase.SCRIPT
         self._generator = job.begin(context)
         self._advance(job)
 
     def _close_iteration(self, job: Job) -> None:
-        chunked = self.adapter.chunked_rids()
-        for rid in self._chunked_before:
-            if rid in chunked and rid not in self._extended:
-                self._ledger.on_parked(rid)
-        self._chunked_before = chunked
-        self._quiet_steps = 0 if self._ran else self._quiet_steps + 1
-        self._extended = ()
-        self._ran = False
+        for rid in self._batches.close_iteration(self.adapter.chunked_rids()):
+            self._ledger.on_parked(rid)
         if self._recorder is not None:
             self._recorder.close_iteration(self._step)
         if self._on_step_used:
             self._plugins.hook.scripted_on_step(step=self._step)
+        elsewhere = self._rank.after_iteration(self._step, compare=job.check_invariants)
         if job.check_invariants:
-            leak = self._checks.after_iteration(step=self._step, quiet_steps=self._quiet_steps)
+            leak = self._checks.after_iteration(
+                step=self._step, quiet_steps=self._batches.quiet_steps, elsewhere=elsewhere
+            )
             if leak is not None:
                 self._pending_error = leak
+        elif elsewhere:
+            self._pending_error = self._checks.leak(elsewhere)
+
+    # -- other ranks ---------------------------------------------------------------------------
+
+    def rank_views(self) -> Sequence[RankView]:
+        """Every rank of the engine, the driver first; see ``ScriptedContext.ranks``."""
+        return self._rank.views(self._step)
+
+    def _settle_iteration(self, job: Job) -> None:
+        self._settled += 1
+        found = self._rank.after_iteration(self._settled, compare=False)
+        if found:
+            raise self._checks.leak(found)
+
+    def apply_rank_notice(self, notice: RankNotice) -> None:
+        """A notice came out of the inbox of this rank; the driver has sent it and knows."""
+        self._rank.notice(notice)
 
     # -- events from the engine ----------------------------------------------------------------
 
@@ -343,22 +372,9 @@ class ScriptedSchedulerHook:
         """A batch is about to run; outside scripts it is not recorded."""
         if self._phase is not Phase.SCRIPT:
             return
-        facts = self.adapter.describe_batch(batch)
-        self._forwards += 1
-        record = ScriptedBatchRecord(
-            self._forwards,
-            facts.mode,
-            facts.rids,
-            facts.extend_rids,
-            facts.chunked_rids[0] if facts.chunked_rids else None,
-            facts.chunked_rids,
-            self._step + 1,
-        )
-        self._ran = True
-        self._batch_log.append(record)
+        record = self._batches.add(self.adapter.describe_batch(batch), step=self._step + 1)
         self._events.add("batch", record)
         if record.extend_rids:
-            self._extended += record.extend_rids
             self._ledger.on_batch(record)
         if self._recorder is not None:
             self._recorder.on_batch(record)
@@ -368,7 +384,7 @@ class ScriptedSchedulerHook:
     def finished(self, rid: str, reason: FinishReason, output_ids: Sequence[int]) -> None:
         """The engine reports the end of a request."""
         if self._phase is Phase.SCRIPT and self._ledger.finished(rid, reason, output_ids):
-            self._quiet_steps = 0
+            self._batches.quiet_steps = 0
             self._unchecked_ends.append(rid)
             if self._recorder is not None:
                 self._recorder.on_finish(rid, reason, len(output_ids))
@@ -379,6 +395,8 @@ class ScriptedSchedulerHook:
         try:
             self.memory.apply(op)
         except Exception as error:
+            if self._rank.keeps_failure(error, step=self._step + 1):
+                return
             if self._phase is not Phase.SCRIPT:
                 raise
             self._pending_error = error
@@ -405,6 +423,7 @@ class ScriptedSchedulerHook:
         if self._context is not None:
             self._context.end()
             self._context = None
+        self._rank.end(run=self._runs)
         self._job = None
         self._generator = None
         self._phase = Phase.FREE
@@ -417,26 +436,15 @@ class ScriptedSchedulerHook:
 
     def describe_state(self) -> str:
         """The last state in a few lines."""
-        queues = self.adapter.queues()
-        lines = [
-            f"step {self._step}, {self._phase.value}"
-            + (", paused" if self.adapter.is_paused else ""),
-            f"waiting {list(queues.waiting)}, running {list(queues.running)}, "
-            f"mid-chunk {list(queues.chunked)}",
-        ]
-        lines += [
-            f"KV pool {name!r}: {pool.available} of {pool.total} pages free, "
-            f"{pool.evictable} evictable, {pool.held} held"
-            for name, pool in self.adapter.kv_pools.items()
-        ]
-        if self._batch_log:
-            last = self._batch_log[-1]
-            lines.append(f"last batch: step {last.step}, {last.mode.value}, {list(last.rids)}")
-        lines += [
-            f"request {rid}: ended by {reason.kind.value} {reason.message}".rstrip()
-            for rid, reason in self._ledger.finishes.items()
-        ]
-        return "\n".join(lines)
+        return "\n".join(
+            state_lines(
+                self.adapter,
+                step=self._step,
+                phase=self._phase.value,
+                last_batch=self._batches.records[-1] if self._batches.records else None,
+                ends=self._ledger.finishes,
+            )
+        )
 
     def _live_output_ids(self, rid: str) -> Sequence[int] | None:
         for live, output_ids in self.adapter.live_outputs():

@@ -12,6 +12,7 @@ from scripted_core.errors import CapabilityMissing, ConfigError
 from scripted_core.handle import ScriptedReqHandle
 from scripted_core.ops import Abort, AbortAll, Continue, ControlReceipt, Evict, Flush, Pause
 from scripted_core.ports import EnginePort, SchedulerHookPort
+from scripted_core.ranks import RankView
 from scripted_core.requests import ClientStream
 from scripted_core.views import (
     ControlVia,
@@ -260,6 +261,15 @@ class ScriptedContext:
         Engines with several KV pools add ``kv_pool_<name>_free`` and ``…_total`` for each.
         """
         return memory.engine_stats(self)
+
+    @property
+    def ranks(self) -> tuple[RankView, ...]:
+        """Every rank of the engine with figures of its own, the one that runs the script first.
+
+        One entry where there is one rank. Ranks that serve a request together (tensor and pipeline
+        parallel ones) have to agree, and are compared after every iteration.
+        """
+        return tuple(self.hook.rank_views())
 
     # -- queries -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from scripted_core.capabilities import Capability
 from scripted_core.errors import ConfigError, ExhaustError, PluginNotFound
 from scripted_core.memory_ports import PrefixTree
 from scripted_core.ops import Exhaust, ReleaseHeld
+from scripted_core.ranks import engine_figures
 from scripted_core.requests import require_int
 
 if TYPE_CHECKING:
@@ -91,19 +92,4 @@ def lock_refs(context: ScriptedContext) -> dict[Any, int]:
 
 def engine_stats(context: ScriptedContext) -> dict[str, int]:
     """Pool figures of the moment, in pages and rows."""
-    engine = context.engine
-    full = engine.kv_pools["full"]
-    stats = {
-        "kv_pool_free": full.available,
-        "kv_pool_total": full.total,
-        "kv_pool_evictable": full.evictable,
-        "page_size": full.page_size,
-    }
-    if engine.rows is not None:
-        stats["req_pool_free"] = engine.rows.available
-        stats["req_pool_total"] = engine.rows.total
-    if len(engine.kv_pools) > 1:
-        for name, pool in engine.kv_pools.items():
-            stats[f"kv_pool_{name}_free"] = pool.available
-            stats[f"kv_pool_{name}_total"] = pool.total
-    return stats
+    return engine_figures(context.engine)

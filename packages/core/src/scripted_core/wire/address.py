@@ -49,6 +49,11 @@ class SessionAddress(msgspec.Struct, frozen=True):
         return f"ipc://{self.directory}/steps"
 
     @property
+    def ranks(self) -> str:
+        """Endpoint of the PUSH/PULL socket on which the other ranks report to the driver rank."""
+        return f"ipc://{self.directory}/ranks"
+
+    @property
     def progress(self) -> Path:
         """The progress board, see :mod:`scripted_core.wire.progress`."""
         return Path(self.directory) / "progress"

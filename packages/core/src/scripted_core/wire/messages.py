@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from scripted_core.errors import HandshakeError
+from scripted_core.ranks import RankReport
 from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepTrace
 
 PROTOCOL_VERSION = 1
@@ -117,7 +118,14 @@ class OutOfBandError(msgspec.Struct, frozen=True, tag=True):
 
 
 Message = (
-    RunScript | Shutdown | HookReady | StepsEnded | ScriptSucceeded | ScriptFailed | OutOfBandError
+    RunScript
+    | Shutdown
+    | HookReady
+    | StepsEnded
+    | ScriptSucceeded
+    | ScriptFailed
+    | OutOfBandError
+    | RankReport
 )
 
 

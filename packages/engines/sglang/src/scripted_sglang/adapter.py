@@ -24,11 +24,14 @@ from scripted_core.views import Audit, FinishKind, FinishReason, QueueView, Requ
 from scripted_hook import BatchFacts, EngineEvents, ScriptedTokenizerRecvProxy
 from scripted_hook.generate_client import GenerateClient
 from scripted_hook.poster import BackgroundHttpPoster
+from scripted_hook.ranks import RankEvents, RankNotice
 
 from scripted_sglang import _compat
 from scripted_sglang.inbox import Belonging, RankOp, TokenizerSocket
 from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
+from scripted_sglang.pipeline import PipelinePause
 from scripted_sglang.processes import DETOKENIZER, detokenizer_pid
+from scripted_sglang.ranks import RankPlace
 from scripted_sglang.state import SchedulerState
 
 ARRIVAL_TIMEOUT_S = 20.0
@@ -48,7 +51,6 @@ class SglangAdapter:
     """Reads one scheduler, and posts to it through its own inbox."""
 
     name = "sglang"
-    quiesce_steps = 0
 
     def __init__(self, scheduler: Any, *, version: str, base_url: str) -> None:
         self.scheduler = scheduler
@@ -69,11 +71,18 @@ class SglangAdapter:
         self.state = SchedulerState(
             scheduler, pools=dict(self.kv_pools), rows=self.rows, tree=self.prefix_tree
         )
+        place = RankPlace.of(scheduler)
+        self.rank = place.name
+        self.is_driver = _compat.tokenizer_socket(scheduler) is not None and not place.replica
+        self.other_ranks = place.others if self.is_driver else {}
+        self.pipeline = PipelinePause(scheduler, stages=place.stages)
+        self.quiesce_steps = place.stages if place.stages > 1 else 0
         self.capabilities = self._capabilities()
         self.held_tokens = 0
         self.held_rows = 0
         self.fired: dict[str, None] = {}
         self._events: EngineEvents | None = None
+        self._rank_events: RankEvents | None = None
         self._front_closed = False
         self._pending_flushes: list[ControlReceipt] = []
         self._belonging = Belonging()
@@ -107,18 +116,17 @@ class SglangAdapter:
             found.add(Capability.OVERLAP)
         if getattr(scheduler, "enable_priority_scheduling", False):
             found.add(Capability.PRIORITY)
+        if "pp" in _compat.placement(scheduler):
+            found.add(Capability.PP)
         return frozenset(found)
-
-    @property
-    def is_driver(self) -> bool:
-        """Whether requests reach SGLang through this rank."""
-        return _compat.tokenizer_socket(self.scheduler) is not None
 
     # -- events --------------------------------------------------------------------------------
 
     def attach(self, events: EngineEvents) -> None:
         """Start reporting to ``events``."""
         self._events = events
+        hook: object = events
+        self._rank_events = hook if isinstance(hook, RankEvents) else None
 
     def report_finish(self, req: Any, reason: FinishReason) -> None:
         """SGLang tells somebody that a request has ended."""
@@ -126,9 +134,17 @@ class SglangAdapter:
             self._events.finished(req.rid, reason, list(req.output_ids))
 
     def apply_rank_op(self, op: RankOp) -> None:
-        """A memory operation has come through SGLang's broadcast."""
-        if self._events is not None:
+        """A memory operation, or a notice of the driver, has come through SGLang's broadcast."""
+        if isinstance(op.op, RankNotice):
+            if self._rank_events is not None:
+                self._rank_events.apply_rank_notice(op.op)
+        elif self._events is not None:
             self._events.apply_memory_op(op.op)
+
+    def tell_ranks(self, notice: RankNotice) -> None:
+        """Put a notice into the inbox; it rides SGLang's broadcast."""
+        assert self.proxy is not None, "only the driver rank tells"
+        self.proxy.inject(RankOp(notice))
 
     # -- the way in ----------------------------------------------------------------------------
 

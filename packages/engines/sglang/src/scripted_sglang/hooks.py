@@ -21,6 +21,7 @@ from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.inbox import RankOp, wait_for_input
 from scripted_sglang.probes import TESTED_VERSIONS, find_place
+from scripted_sglang.ranks import RankPlace
 
 _IDLE_WAIT_S = 0.02
 
@@ -37,7 +38,10 @@ class SchedulerProcess:
 
     def run_event_loop(self, original: Callable[..., Any], scheduler: Any, *args: Any) -> Any:
         """AROUND: attach to the scheduler, run its loop, and report what ends it."""
-        with reporting(self._address, rank=_rank_name(scheduler)):
+        rank = " ".join(["scheduler", RankPlace.of(scheduler).name]).strip()
+        # Until now it was one scheduler of several.
+        self._address.announce(rank)
+        with reporting(self._address, rank=rank):
             self._adapter = adapter = SglangAdapter(
                 scheduler,
                 version=importlib.metadata.version("sglang"),
@@ -148,6 +152,46 @@ class SchedulerProcess:
         adapter.flushed(bool(ok))
         return ok
 
+    # -- pause of a pipeline -------------------------------------------------------------------
+
+    def pause_generation(self, original: Callable[..., Any], scheduler: Any, request: Any) -> Any:
+        """AROUND: under pipeline parallelism SGLang's own does not last."""
+        adapter = self._adapter
+        if adapter is None:
+            return original(scheduler, request)
+        return adapter.pipeline.pause(original, request)
+
+    def continue_generation(
+        self, original: Callable[..., Any], scheduler: Any, request: Any
+    ) -> Any:
+        """AROUND: not before a pause of a pipeline is complete."""
+        adapter = self._adapter
+        if adapter is None:
+            return original(scheduler, request)
+        return adapter.pipeline.resume(original, request)
+
+    def get_next_batch_to_run(
+        self, original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """AROUND: nothing to run in a paused pipeline."""
+        adapter = self._adapter
+        if adapter is None:
+            return original(scheduler, *args, **kwargs)
+        return adapter.pipeline.plan(original, *args, **kwargs)
+
+    def after_abort_request(self, result: Any, scheduler: Any, request: Any) -> None:
+        """AFTER: also what a paused pipeline keeps elsewhere."""
+        if self._adapter is not None:
+            self._adapter.pipeline.abort(request)
+
+    def is_fully_idle(
+        self, original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """AROUND: also what a paused pipeline keeps elsewhere."""
+        claimed = bool(original(scheduler, *args, **kwargs))
+        adapter = self._adapter
+        return claimed if adapter is None else adapter.pipeline.is_fully_idle(claimed)
+
     # -- SGLang's leak checks ------------------------------------------------------------------
 
     def add_held_tokens(self, result: int, *args: Any) -> int:
@@ -183,6 +227,11 @@ def register(address: SessionAddress) -> None:
         (needs.SEND_ABORT_OUTPUT, process.before_abort_output, HookType.BEFORE),
         (needs.SEND_OUTPUT, process.send_output, HookType.AROUND),
         (needs.FLUSH_CACHE, process.flush_cache, HookType.AROUND),
+        (needs.PAUSE_GENERATION, process.pause_generation, HookType.AROUND),
+        (needs.CONTINUE_GENERATION, process.continue_generation, HookType.AROUND),
+        (needs.GET_NEXT_BATCH_TO_RUN, process.get_next_batch_to_run, HookType.AROUND),
+        (needs.ABORT_REQUEST, process.after_abort_request, HookType.AFTER),
+        (needs.IS_FULLY_IDLE, process.is_fully_idle, HookType.AROUND),
         (needs.SESSION_HELD_TOKENS, process.add_held_tokens, HookType.AFTER),
         (needs.SESSION_HELD_REQ_COUNT, process.add_held_rows, HookType.AFTER),
     ):
@@ -194,7 +243,3 @@ def register(address: SessionAddress) -> None:
                 f"this SGLang has no {need.name}, which is hooked for: {need.purpose}",
                 hint=f"use a tested release: {', '.join(TESTED_VERSIONS)}",
             )
-
-
-def _rank_name(scheduler: Any) -> str:
-    return " ".join(["scheduler", *_compat.rank_names(scheduler)])

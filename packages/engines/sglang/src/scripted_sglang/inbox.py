@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import zmq
 from scripted_core.ops import MemoryOp
+from scripted_hook.ranks import RankNotice
 
 from scripted_sglang._compat import rids_in
 
@@ -14,9 +15,9 @@ _ALWAYS_THROUGH = frozenset({"ShutdownReq"})
 
 
 class RankOp(msgspec.Struct, frozen=True):
-    """A memory operation on its way to every rank, through SGLang's own broadcast."""
+    """A memory operation or a notice on its way to every rank, through SGLang's own broadcast."""
 
-    op: MemoryOp
+    op: MemoryOp | RankNotice
 
 
 class TokenizerSocket:

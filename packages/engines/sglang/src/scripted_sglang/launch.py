@@ -85,6 +85,15 @@ def default_kwargs(*, cpu: bool) -> dict[str, Any]:
         "watchdog_timeout": _WATCHDOG_TIMEOUT_S,
         "random_seed": 0,
     }
+    return _known(kwargs)
+
+
+def held_for_long() -> dict[str, Any]:
+    """Return what several ranks need so that they wait for each other as long as a script holds one."""
+    return _known({"dist_timeout": _WATCHDOG_TIMEOUT_S})
+
+
+def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
     package = source_folder()
     if package is None:
         return kwargs
@@ -96,7 +105,7 @@ def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
     """Return the environment variables to set for an engine process, on top of the inherited ones.
 
     On a CPU that includes `PYTHONPATH` with the stand-ins in front of what is inherited. `ranks` is
-    tensor times pipeline parallel size; each rank gets a core of its own.
+    the number of scheduler processes; each gets a core of its own.
     """
     env = {
         # The Rust tree core hands out ids where scripts look at nodes.
@@ -113,6 +122,8 @@ def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
     env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if ranks > 1:
         cores = os.cpu_count() or 1
+        # Layers of tensor parallel models are compiled, which looks for what stand-ins do not have.
+        env["TORCHDYNAMO_DISABLE"] = "1"
         env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(rank % cores) for rank in range(ranks))
     entries = [str(entry) for entry in standin_pythonpath()]
     if entries:

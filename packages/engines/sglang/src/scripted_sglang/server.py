@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import os
 import re
 import socket
@@ -20,6 +21,7 @@ from scripted_registry import EngineConfig
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.launch import (
     default_kwargs,
+    held_for_long,
     server_argv,
     server_env,
 )
@@ -31,6 +33,7 @@ _HOST: Final = "127.0.0.1"
 _TINY_MODEL_FOLDER: Final = "tiny-model"
 _TINY_CONTEXT_LENGTH: Final = 1024
 _TRAINED_MODEL: Final = "tiny"
+_PARALLEL_SIZES: Final = ("tp_size", "pp_size", "dp_size")
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
@@ -69,7 +72,9 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         kwargs["model_path"] = str(_trained_checkpoint())
         kwargs.setdefault("context_length", _TINY_CONTEXT_LENGTH)
 
-    ranks = int(str(kwargs.get("tp_size", 1))) * int(str(kwargs.get("pp_size", 1)))
+    ranks = math.prod(int(str(kwargs.get(name) or 1)) for name in _PARALLEL_SIZES)
+    if ranks > 1:
+        kwargs = {**held_for_long(), **kwargs}
     return ServerLaunch(
         argv=tuple(server_argv(kwargs, host=host, port=port)),
         host=host,

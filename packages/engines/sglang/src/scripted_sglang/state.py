@@ -49,6 +49,9 @@ class SchedulerState:
             yield from scheduler.last_batch.reqs
         for batch, *_ in getattr(scheduler, "result_queue", ()):
             yield from batch.reqs
+        for batch in _compat.microbatches(scheduler):
+            # What ran last in a slot may be long ago: without memory it has gone elsewhere.
+            yield from (req for req in batch.reqs if _compat.row_of(req) is not None)
 
     def live(self) -> dict[str, Any]:
         """Every live request by rid: waiting ones first, then those in batches."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from scripted_sglang._compat.arrays import IntArray, as_array
 from scripted_sglang._compat.pools import capacity_tokens, free_pages
 from scripted_sglang._compat.requests import (
+    abort_finish,
     decoding_rids,
     finish_reason_from,
     finish_reason_of,
@@ -22,7 +23,11 @@ from scripted_sglang._compat.requests import (
 from scripted_sglang._compat.scheduler import (
     admit_again,
     deferred_messages,
-    rank_names,
+    empty_plan,
+    is_in_flight,
+    microbatches,
+    pipeline_slots,
+    placement,
     tokenizer_socket,
 )
 from scripted_sglang._compat.trees import (
@@ -40,26 +45,31 @@ from scripted_sglang._compat.trees import (
 
 __all__ = [
     "IntArray",
+    "abort_finish",
     "admit_again",
     "as_array",
     "capacity_tokens",
     "decoding_rids",
     "deferred_messages",
+    "empty_plan",
     "evict_tokens",
     "finish_reason_from",
     "finish_reason_of",
     "forward_mode_of",
     "free_pages",
     "is_abort_notice",
+    "is_in_flight",
     "is_our_flush",
     "kv_of",
     "lock_node",
     "lock_ref_of",
+    "microbatches",
     "node_at",
     "node_token_ids",
     "node_value_tokens",
     "our_flush",
-    "rank_names",
+    "pipeline_slots",
+    "placement",
     "rids_in",
     "row_of",
     "tokenizer_socket",

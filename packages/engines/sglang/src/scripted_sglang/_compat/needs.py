@@ -108,6 +108,22 @@ SEND_OUTPUT: Final = Need(
 FLUSH_CACHE: Final = Need(
     _in_scheduler("flush_cache"), "holds across a flush", "flush_cache, and the reset by it"
 )
+_PAUSED_PIPELINE: Final = "pause_generation with pp_size above 1"
+
+
+def _for_a_paused_pipeline(name: str, purpose: str) -> Need:
+    return Need(_in_scheduler(name), purpose, _PAUSED_PIPELINE, required=False)
+
+
+PAUSE_GENERATION: Final = _for_a_paused_pipeline("pause_generation", "pause a pipeline")
+CONTINUE_GENERATION: Final = _for_a_paused_pipeline(
+    "continue_generation", "continue a pipeline once its pause is complete"
+)
+GET_NEXT_BATCH_TO_RUN: Final = _for_a_paused_pipeline(
+    "get_next_batch_to_run", "run nothing in a paused pipeline"
+)
+ABORT_REQUEST: Final = _for_a_paused_pipeline("abort_request", "abort in a paused pipeline")
+IS_FULLY_IDLE: Final = _for_a_paused_pipeline("is_fully_idle", "idleness of a paused pipeline")
 SESSION_HELD_TOKENS: Final = Need(
     _in_pool_stats("session_held_tokens"),
     "declare held KV pages to SGLang's leak check",
@@ -131,6 +147,11 @@ HOOKS: Final = (
     SEND_ABORT_OUTPUT,
     SEND_OUTPUT,
     FLUSH_CACHE,
+    PAUSE_GENERATION,
+    CONTINUE_GENERATION,
+    GET_NEXT_BATCH_TO_RUN,
+    ABORT_REQUEST,
+    IS_FULLY_IDLE,
     SESSION_HELD_TOKENS,
     SESSION_HELD_REQ_COUNT,
 )

@@ -77,3 +77,10 @@ def forward_mode_of(batch: Any) -> ForwardMode:
 def decoding_rids(batch: Any) -> frozenset[str]:
     """Of a mixed batch, the requests that decode in it."""
     return frozenset(req.rid for req in (getattr(batch, "decoding_reqs", None) or ()))
+
+
+def abort_finish() -> Any:
+    """What ends a request as aborted once a result of it is processed."""
+    from sglang.srt.managers.schedule_batch import FINISH_ABORT
+
+    return FINISH_ABORT()

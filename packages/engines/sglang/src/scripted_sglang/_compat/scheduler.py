@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 _LEVELS = ("dp", "pp", "tp")
 
 
-def rank_names(scheduler: Any) -> list[str]:
-    """Such as ``pp1`` and ``tp0``, of what there is more than one.
+def placement(scheduler: Any) -> dict[str, tuple[int, int]]:
+    """Rank and size at each level at which there is more than one: ``{"pp": (1, 2)}``.
 
     Kept in ``scheduler.ps`` up to 0.5.20, then in SGLang's runtime context.
     """
     holder = scheduler.ps if hasattr(scheduler, "ps") else _parallel_context()
-    found = []
-    for name in _LEVELS:
-        rank, size = getattr(holder, f"{name}_rank", None), getattr(holder, f"{name}_size", None)
+    found = {}
+    for level in _LEVELS:
+        rank, size = getattr(holder, f"{level}_rank", None), getattr(holder, f"{level}_size", None)
         if rank is not None and size is not None and size > 1:
-            found.append(f"{name}{rank}")
+            found[level] = (int(rank), int(size))
     return found
 
 
@@ -25,6 +26,32 @@ def _parallel_context() -> Any:
     from sglang.srt.runtime_context import get_parallel
 
     return get_parallel()
+
+
+def pipeline_slots(scheduler: Any) -> int:
+    """Microbatch slots of the pipeline's loop; 0 without a pipeline, and before its loop begins."""
+    return int(getattr(scheduler, "pp_loop_size", 0))
+
+
+def microbatches(scheduler: Any) -> Iterator[Any]:
+    """The batches of a pipeline's slots: what runs in each, what is in flight, what ran last."""
+    for name in ("running_mbs", "mbs", "last_mbs"):
+        for batch in getattr(scheduler, name, ()):
+            if batch is not None:
+                yield batch
+
+
+def is_in_flight(scheduler: Any) -> bool:
+    """Whether any slot of a pipeline has a batch whose result is still out."""
+    return any(batch is not None for batch in scheduler.mbs)
+
+
+def empty_plan(running_batch: Any) -> Any:
+    """What ``get_next_batch_to_run`` returns when there is nothing to run; up to 0.5.15 ``None``."""
+    from sglang.srt.managers import schedule_batch
+
+    plan = getattr(schedule_batch, "NextBatchPlan", None)
+    return None if plan is None else plan(batch_to_run=None, running_batch=running_batch)
 
 
 def tokenizer_socket(scheduler: Any) -> Any | None:

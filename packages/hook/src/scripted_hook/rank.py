@@ -1,0 +1,86 @@
+"""What a rank does for a script beside running it: nothing where it is alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from scripted_core.ranks import RanksInOneProcess, RankView, view_of
+from scripted_registry import Violation
+
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.ranks import RankNotice
+
+
+class Rank(Protocol):
+    """The hook's rank: the only one, the driver of several, or one that follows the driver."""
+
+    lag: int
+    """Iterations by which the last of the other ranks is behind this one."""
+    others: int
+    """How many other ranks there are to look at."""
+
+    def follow(self) -> bool:
+        """An iteration is about to begin; whether this rank runs no scripts, and has done its part."""
+        ...
+
+    def begin(self, *, run: int, check_invariants: bool) -> None:
+        """A script begins with the coming iteration: all ranks get to know."""
+        ...
+
+    def end(self, *, run: int) -> None:
+        """The script is over: all ranks get to know."""
+        ...
+
+    def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
+        """What is wrong on other ranks after ``step``."""
+        ...
+
+    def views(self, step: int) -> Sequence[RankView]:
+        """Every rank, this one first."""
+        ...
+
+    def notice(self, notice: RankNotice) -> None:
+        """The driver tells of a script, in the iteration in which every rank takes it up."""
+        ...
+
+    def keeps_failure(self, error: Exception, *, step: int) -> bool:
+        """A memory operation cannot be applied in ``step``; whether it is this rank's to tell of it."""
+        ...
+
+
+class LoneRank:
+    """The only process that schedules; what ranks there are, its adapter has in it."""
+
+    lag = 0
+    others = 0
+
+    def __init__(self, adapter: EngineAdapter) -> None:
+        self._adapter = adapter
+
+    def follow(self) -> bool:
+        """It runs the scripts."""
+        return False
+
+    def begin(self, *, run: int, check_invariants: bool) -> None:
+        """Nobody else is there."""
+
+    def end(self, *, run: int) -> None:
+        """Nobody else is there."""
+
+    def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
+        """Nothing: the adapter's audit is of all there is."""
+        return ()
+
+    def views(self, step: int) -> Sequence[RankView]:
+        """What the adapter has, or the one that it is."""
+        if isinstance(self._adapter, RanksInOneProcess):
+            return self._adapter.rank_views(step)
+        return (view_of(self._adapter, rank="", step=step),)
+
+    def notice(self, notice: RankNotice) -> None:
+        """Nobody tells."""
+
+    def keeps_failure(self, error: Exception, *, step: int) -> bool:
+        """The script gets to know at once."""
+        return False
