@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from scripted_registry import reset_plugin_manager
@@ -62,3 +63,19 @@ ENGINE_PLUGIN = """
 def engine_plugin() -> Callable[[str], str]:
     """The source of a plugin module that registers one engine."""
     return lambda name: dedent(ENGINE_PLUGIN).format(name=name)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Any:
+    """A small repository with stages of its own: `Repository` of ci_repository.py beside this."""
+    name = "scripted_ci_repository"
+    if name not in sys.modules:
+        where = Path(__file__).with_name("ci_repository.py")
+        spec = importlib.util.spec_from_file_location(name, where)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    root = tmp_path / "repository"
+    root.mkdir()
+    return sys.modules[name].Repository(root)

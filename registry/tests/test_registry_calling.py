@@ -14,6 +14,9 @@ from scripted_registry import (
     Violation,
     hookimpl,
 )
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def engine(name: str) -> EngineSpec:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from scripted_registry import PluginManager, reset_plugin_manager
 from scripted_registry.ci import cli, register_cpu_ci
-from scripted_registry.ci._table import duration
+from scripted_registry.ci.durations import duration
+from scripted_registry.ci.errors import CiRegistrationError
 from scripted_registry.ci.listing import build_listing
-from scripted_registry.ci.scan import CiRegistrationError, scan_source
+from scripted_registry.ci.scan import scan_source
 
 register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
@@ -68,7 +69,7 @@ def write(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
 
 
-@pytest.mark.parametrize("arguments", [[], ["register"], ["register", "."], ["."]])
+@pytest.mark.parametrize("arguments", [[], ["list"], ["list", "."], ["."]])
 def test_stages_and_tests_are_listed(
     alone: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -194,7 +195,7 @@ def test_mistakes_are_messages_without_a_traceback(
 
 
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["register", "--help"]):
+    for arguments in (["--help"], ["list", "--help"], ["register", "--help"]):
         assert run(*arguments) == 0
         assert "Example: python -m scripted_registry" in " ".join(capsys.readouterr().out.split())
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_registry import ConfigError
-from scripted_registry.ci import register_cpu_ci, register_cuda_ci
+from scripted_registry.ci import register_ci, register_cpu_ci, register_cuda_ci
+from scripted_registry.ci.errors import CiRegistrationError
 from scripted_registry.ci.scan import (
     CiBackend,
     CiRegistration,
-    CiRegistrationError,
     python_files,
     scan_file,
     scan_paths,
@@ -48,6 +48,7 @@ def test_a_registration_by_stage_and_runner() -> None:
     assert scan_one(source) == CiRegistration(
         path=PATH,
         line=3,
+        function="register_cuda_ci",
         backend=CiBackend.CUDA,
         est_time_s=60.0,
         suite="base-b-test-1-gpu-h100",
@@ -63,6 +64,27 @@ def test_a_registration_by_suite() -> None:
     assert (found.suite, found.stage, found.runner_config) == ("per-commit", None, None)
     assert (found.est_time_s, found.nightly, found.disabled) == (2.5, False, "flaky on CPU")
     assert found.backend is CiBackend.CPU
+
+
+def test_a_registration_for_any_backend() -> None:
+    found = scan_one('register_ci(3, backend="npu", stage="base", runner_config="8-npu")')
+    assert (found.function, found.backend, found.suite) == ("register_ci", "npu", "base-test-8-npu")
+    register: Any = register_ci  # by that name, or this very file would be refused
+    assert register(3, backend="npu", suite="s") is None
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('register_ci(3, suite="s")', "missing a required.* 'backend'"),
+        ('register_ci(3, backend=DEVICE, suite="s")', "backend is computed: DEVICE"),
+        ('register_ci(3, backend=None, suite="s")', "backend is None"),
+        ('register_ci(3, backend="", suite="s")', "backend is ''"),
+    ],
+)
+def test_a_backend_is_a_literal_too(call: str, said: str) -> None:
+    with pytest.raises(CiRegistrationError, match=rf"^tests/test_x\.py:1: register_ci: .*{said}"):
+        scan_source(call, path=PATH)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +253,7 @@ def test_what_is_written_is_what_is_read(
     assert scan_one(source) == CiRegistration(
         path=PATH,
         line=1,
+        function=f"register_{backend}_ci",
         backend=backend,
         est_time_s=float(est_time),
         suite=f"{stage}-test-{runner}",

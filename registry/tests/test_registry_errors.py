@@ -14,8 +14,11 @@ from scripted_registry import (
     PluginNotFound,
     ScriptedError,
 )
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.ci.scan import CiRegistrationError
 from scripted_registry.errors import ScriptedError as SameScriptedError
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 ALL: list[type[ScriptedError]] = [
     ScriptedError,

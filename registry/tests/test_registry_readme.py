@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import scripted_registry
 from scripted_registry import PluginManager, ScriptedError, _settings
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.ci.scan import scan_source
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

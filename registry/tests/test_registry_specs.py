@@ -20,6 +20,9 @@ from scripted_registry import (
     Violation,
     suite_name,
 )
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCALARS = st.one_of(
     st.none(),

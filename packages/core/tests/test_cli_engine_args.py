@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from scripted_core.cli.engine_args import parse_engine_args
 from scripted_core.errors import ConfigError
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 @pytest.mark.parametrize(

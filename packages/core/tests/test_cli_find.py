@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from scripted_core.cli.find import find_scripts
 from scripted_core.errors import ConfigError, ScriptNotImportable
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 TWO_SCRIPTS = """
 import pytest

@@ -14,6 +14,9 @@ from scripted_core.cli.run_views import PlainView
 from scripted_core.cli.timeline import Timeline
 from scripted_core.cli.trace_table import table_lines
 from scripted_core.trace import ChecksDone, RequestProgress, RequestState, StepTrace
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 S = RequestState
 HEADING = Heading(name="script_a", engine="stub", mode="in_process", seed=0)

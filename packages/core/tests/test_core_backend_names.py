@@ -7,6 +7,9 @@ from scripted_core.errors import ConfigError
 from scripted_core.sessions import base
 from scripted_core.sessions.base import backend_name, make_config, parse_backend
 from scripted_registry import EngineMode, EngineSpec, PluginManager, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _BOTH = (EngineMode.IN_PROCESS, EngineMode.SERVER)
 

@@ -17,7 +17,10 @@ from scripted_core.errors import (
 )
 from scripted_core.ports import JobOutcome
 from scripted_core.sessions.outcome import raise_local, raise_remote, to_message
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.ci.scan import CiRegistrationError  # noqa: F401
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def tree(root):

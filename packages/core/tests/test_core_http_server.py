@@ -28,6 +28,9 @@ from scripted_core.sessions import ScriptedHttpServer, ServerLaunch
 from scripted_core.sessions.launch import SESSION_FOLDER
 from scripted_core.sessions.startup import SilenceWatch
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 import scripted_core
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 HEAVY = ("zmq", "aiohttp", "structlog", "msgspec", "numpy", "torch", "rich", "typer", "asyncio")
 

@@ -17,6 +17,9 @@ from scripted_core.logs import (
     make_logger,
     set_log_context,
 )
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,9 @@ from scripted_core.sessions.processes import (
     proc_state,
 )
 from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SLEEPS = "import sys; sys.stdin.read()"
 PARENT = """

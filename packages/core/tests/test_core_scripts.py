@@ -11,6 +11,9 @@ from scripted_core.errors import ScriptNotImportable
 from scripted_core.scripts import ScriptLoader, reference_of, resolve_fn
 from scripted_core.scripts.reference import content_hash
 from scripted_core.wire.messages import ScriptRef
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 @pytest.fixture(autouse=True)

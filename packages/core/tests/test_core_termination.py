@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from scripted_core.sessions.processes import group_members, proc_state
 from scripted_core.sessions.termination import LastActs
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _PROGRAM = """
 import sys, time

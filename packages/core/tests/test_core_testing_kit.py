@@ -18,6 +18,9 @@ from scripted_core.testing import (
     expected_output,
 )
 from scripted_core.views import FinishKind, PauseMode
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 @pytest.mark.parametrize("make", [FakeKvPool, FakeRowPool])

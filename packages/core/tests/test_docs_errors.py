@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from scripted_core.errors import CapabilityMissing, ScriptedError
-from scripted_registry.ci.scan import CiRegistrationError
+from scripted_registry.ci import register_cpu_ci
+from scripted_registry.ci.errors import CiRegistrationError
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _PAGE = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
 _ROW = re.compile(r"^\| `(\w+)` \| `([\w-]+)` \| (.+) \| (.+) \|$", re.MULTILINE)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+
 pytest_plugins = ["pytester"]
 
 

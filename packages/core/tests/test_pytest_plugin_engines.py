@@ -6,6 +6,9 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 pytest_plugins = ["pytester"]
 
@@ -362,8 +365,15 @@ def test_junit_properties_and_the_options_of_a_script(scripted_pytester):
     )
     result = scripted_pytester.run_in_process("--junitxml=out.xml", "--scripted-seed=4")
     result.assert_outcomes(passed=2)
-    case = next(ET.parse(scripted_pytester.path / "out.xml").iter("testcase"))
+    case, later = ET.parse(scripted_pytester.path / "out.xml").iter("testcase")
     properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+    # The engine was started for the first of the two, and shared by both.
+    assert float(properties.pop("scripted_engine_start_s")) >= 0
+    group = properties.pop("scripted_engine_group")
+    assert group.startswith("local-in_process-")
+    shared = {p.get("name"): p.get("value") for p in later.iter("property")}
+    assert shared["scripted_engine_group"] == group
+    assert "scripted_engine_start_s" not in shared
     assert properties == {
         "scripted_backend": "local",
         "scripted_mode": "in_process",

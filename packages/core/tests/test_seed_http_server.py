@@ -20,6 +20,9 @@ from scripted_core.wire.messages import (
     Shutdown,
 )
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

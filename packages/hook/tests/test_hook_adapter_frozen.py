@@ -9,6 +9,9 @@ from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
 from scripted_core.ports import EnginePort
 from scripted_hook import BatchFacts, EngineAdapter, EngineEvents
 from scripted_registry import HOOKSPEC_API_VERSION
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _SNAPSHOT = Path(__file__).with_name(f"adapter_api_{HOOKSPEC_API_VERSION}.txt")
 

@@ -12,6 +12,9 @@ from scripted_core.ops import Abort, Flush
 from scripted_core.testing import FakeEngine
 from scripted_hook import ScriptedSchedulerHook
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 KWARGS = {"chunked_prefill_size": 16, "context_length": 128}
 

@@ -9,6 +9,9 @@ from aiohttp import web
 from scripted_core.errors import TransportError
 from scripted_core.logs import capture_logs
 from scripted_hook import BackgroundHttpPoster
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def http_threads():

@@ -17,6 +17,9 @@ from scripted_hook.rank_monitor import DrivingRank, SocketReceiver
 from scripted_hook.rank_reporter import FollowingRank, SocketReports
 from scripted_hook.ranks import RankedAdapter, RankEvents, ScriptBegins
 from scripted_registry import ExhausterSpec, Violation, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 class Follower(FakeEngine):

@@ -10,6 +10,9 @@ import zmq
 from scripted_core.errors import ReplyTimeout
 from scripted_core.testing import FakeUnderlyingSocket
 from scripted_hook import ScriptedTokenizerRecvProxy
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 @dataclass

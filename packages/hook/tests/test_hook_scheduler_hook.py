@@ -7,6 +7,9 @@ from scripted_core.requests import ReqSpec
 from scripted_core.testing import FakeBatch, FakeEngine, expected_output
 from scripted_core.views import FinishKind, FinishReason, ForwardMode, PauseMode
 from scripted_registry import ExhausterSpec, Violation, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -23,6 +23,9 @@ from scripted_core.wire.progress import ProgressReader, ProgressWriter
 from scripted_hook import ScriptedSchedulerHook, maybe_init_scripted_scheduler_hook
 from scripted_hook.crash import reporting
 from scripted_hook.servant import WireServant
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 MODULE = """
 import dataclasses

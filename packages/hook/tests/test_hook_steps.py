@@ -16,6 +16,9 @@ from scripted_core.wire.transport import EngineSideChannel, TestSideChannel
 from scripted_hook import ScriptedSchedulerHook
 from scripted_hook.servant import WireServant
 from scripted_hook.step_stream import StepStream
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def in_process(script, **options):

@@ -7,6 +7,9 @@ from scripted_core import ScriptedTestCase
 from scripted_core.testing import FakeEngine
 from scripted_hook import ScriptedSchedulerHook
 from scripted_registry import EngineMode, EngineSpec, hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -10,6 +10,9 @@ import aiohttp
 import pytest
 from scripted_core.logs import capture_logs
 from scripted_hook import BackgroundHttpPoster
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 class _FakeResponse:

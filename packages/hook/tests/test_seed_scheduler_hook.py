@@ -9,6 +9,9 @@ from scripted_core.testing import FakeBatch, FakeEngine
 from scripted_core.views import ForwardMode, ScriptedBatchRecord
 from scripted_core.wire.address import create_address
 from scripted_hook import ScriptedSchedulerHook, maybe_init_scripted_scheduler_hook
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def _yielding_gen(t):

@@ -12,6 +12,9 @@ import scripted_exhausters
 import scripted_hook
 from scripted_core.context.req_starter import ScriptedContextReqStarter
 from scripted_core.wire import messages
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _START_REQ = (
     "start_req(self, *, prompt_len, max_new_tokens=8, rid=None, ignore_eos=False, priority=None, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -62,7 +62,20 @@ def installed_candidates() -> list[Candidate]:
         )
         for point in entry_points(group=ENTRY_POINT_GROUP)
     ]
-    return sorted(found, key=lambda candidate: (candidate.distribution, candidate.name))
+    return _in_order(found)
+
+
+def with_replaced(
+    installed: Iterable[Candidate], replacing: Mapping[str, Iterable[Candidate]]
+) -> list[Candidate]:
+    """Return `installed` with all plugins of some distributions replaced, in the usual order."""
+    replaced = {normalized(distribution) for distribution in replacing}
+    kept = [one for one in installed if normalized(one.distribution) not in replaced]
+    return _in_order(kept + [one for several in replacing.values() for one in several])
+
+
+def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda candidate: (candidate.distribution, candidate.name))
 
 
 def extra_candidates(values: Iterable[str], *, installed: Iterable[Candidate]) -> list[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripted_registry.hookspecs import HOOKSPEC_API_VERSION, hookimpl
 from scripted_registry.specs import CiRunner, CiStage
+from scripted_registry.types import CommandApp
 
 SCRIPTED_API = HOOKSPEC_API_VERSION
 
@@ -42,7 +43,15 @@ def scripted_register_ci_stages() -> list[CiStage]:
             name="unit",
             runner="cpu",
             summary="tests that start no engine",
-            packages=("pytest>=9", "hypothesis"),
+            packages=("scripted-registry[ci]", "pytest>=9", "hypothesis"),
             command="python -m pytest {tests}",
         )
     ]
+
+
+@hookimpl
+def scripted_register_commands(app: CommandApp) -> None:
+    """Add `scripted ci`."""
+    from scripted_registry.ci.cli import ci_group
+
+    app.add_typer(ci_group(), name="ci")

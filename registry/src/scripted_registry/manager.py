@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -70,17 +70,22 @@ class PluginManager:
 
     # Registering
 
-    def load_entry_points(self) -> None:
+    def load_entry_points(
+        self, *, instead_of_installed: Mapping[str, Iterable[_discovery.Candidate]] | None = None
+    ) -> None:
         """Register every installed plugin that is not disabled, then those of `SCRIPTED_PLUGINS`.
 
-        A second call does nothing. Raises `PluginImportError`, `PluginContractError` or
+        `instead_of_installed` are the plugins of some distributions, whatever is installed of
+        these. A second call does nothing. Raises `PluginImportError`, `PluginContractError` or
         `PluginConflict` for the first plugin that cannot be used, and `PluginNotFound` when
         `SCRIPTED_DISABLE_PLUGINS` names something that is not installed.
         """
         if self._entry_points_loaded:
             return
         settings = self._settings
-        installed = _discovery.installed_candidates()
+        installed = _discovery.with_replaced(
+            _discovery.installed_candidates(), instead_of_installed or {}
+        )
         _discovery.check_disabled_names(settings.disabled, installed=installed)
         for candidate in installed:
             if _discovery.is_disabled(candidate, settings.disabled):

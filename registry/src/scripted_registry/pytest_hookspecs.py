@@ -33,3 +33,13 @@ def pytest_scripted_skip_reason(item: Any, capabilities: Set[str]) -> str | None
     Called on the test side before the setup of each scripted item, once its engine's capabilities
     are known. `item` is the `pytest.Item`. The first reason that is returned is the one reported.
     """
+
+
+@hookspec(firstresult=True)
+def pytest_scripted_engine_group(item: Any) -> str | None:
+    """Return a name for the engine configuration that `item` runs on, or `None` for no engine.
+
+    Called on the test side after collection, when `scripted ci run` divides tests among machines:
+    tests of the same name cost one start of an engine on each machine. The scripted plugin answers
+    for scripted items; another plugin answers for fixtures of its own that start something dear.
+    """

@@ -166,16 +166,26 @@ class ReporterSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CiRunner:
-    """A kind of machine that CI stages run on, with the labels that select it and its GPU count."""
+    """A kind of machine that CI stages run on.
+
+    `labels` select it where a scheduler goes by labels (GitHub Actions); one that goes by queues
+    (Buildkite) has a queue of the runner's name. `gpus` is how many a stage on it may use, `backend`
+    the kind of device that tests register for (`register_ci(backend=)`): by default "cuda" with
+    GPUs and "cpu" without.
+    """
 
     name: str
     summary: str
     labels: tuple[str, ...]
     gpus: int = 0
     distribution: str | None = None
+    backend: str = ""
 
     def __post_init__(self) -> None:
         _check_name("a CI runner", self.name)
+        if not self.backend:
+            object.__setattr__(self, "backend", "cuda" if self.gpus else "cpu")
+        _check_name("a CI runner's backend", self.backend)
         if self.gpus < 0:
             raise ConfigError(
                 f"CI runner {self.name!r}: gpus is {self.gpus}",
@@ -187,10 +197,16 @@ class CiRunner:
 class CiStage:
     """One stage of CI on one kind of runner.
 
-    `runner` names a `CiRunner`, `engine` an engine or `None`. `env` is added to the environment,
-    `packages` are pip requirements. `command` is a shell command line, run from the root of the
-    repository, in which `{tests}` stands for the test files that are registered for the stage. A
-    stage may stand on several runners: it is identified by its `suite`.
+    `runner` names a `CiRunner`, `engine` an engine or `None`. `command` is a shell command line, run
+    from the root of the repository, in which `{tests}` stands for the test files that are registered
+    for the stage; it runs pytest when the stage is to be sharded. `env` is added to its environment
+    variables. `environment` names the hatch environment that it runs in; without one, `packages`
+    (pip requirements) are installed. `setup` are shell command lines that come first, in the same
+    environment, each time: they are quick when there is nothing to do.
+
+    A stage is split into as many shards as bring each below `shard_target_s`, or into `shards`. A
+    `nightly` stage is left out by day. A stage may stand on several runners: it is identified by its
+    `suite`.
     """
 
     name: str
@@ -203,11 +219,39 @@ class CiStage:
     est_time_s: float | None = None
     nightly: bool = False
     distribution: str | None = None
+    environment: str | None = None
+    setup: tuple[str, ...] = ()
+    shards: int | None = None
+    shard_target_s: float = 600.0
 
     def __post_init__(self) -> None:
         _check_name("a CI stage", self.name)
         _check_name("a CI runner", self.runner)
+        if self.environment is not None:
+            _check_name("the environment of a CI stage", self.environment)
+        several: dict[str, object] = {"packages": self.packages, "setup": self.setup}
+        for field_name, value in several.items():
+            if isinstance(value, str):
+                raise ConfigError(
+                    f"CI stage {self.name!r}: {field_name} is {value!r}",
+                    hint=f"give a tuple of strings: {field_name}=({value!r},)",
+                )
+        if self.shards is not None and self.shards < 1:
+            raise ConfigError(
+                f"CI stage {self.name!r}: shards is {self.shards}",
+                hint="give a number of at least 1, or leave it out",
+            )
+        if not self.shard_target_s > 0:
+            raise ConfigError(
+                f"CI stage {self.name!r}: shard_target_s is {self.shard_target_s}",
+                hint="give a positive number of seconds",
+            )
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
+
+    @property
+    def takes_tests(self) -> bool:
+        """Whether the command runs registered tests; without `{tests}` it is a job of its own."""
+        return "{tests}" in self.command
 
     @property
     def suite(self) -> str:

@@ -10,6 +10,9 @@ from scripted_reference.policy import order_waiting
 from scripted_reference.radix import RadixCache
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.retract import NewTokenRatio, pick_victim
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def make_req(rid: str, prompt: int | list[int], *, max_new_tokens: int = 10, **kwargs: Any) -> Req:

@@ -13,7 +13,10 @@ from scripted_reference.args import (
     ServerArgs,
 )
 from scripted_reference.engine_kwargs import parse_engine_kwargs
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def test_defaults() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from scripted_core.cli import main
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 _ROOT = Path(__file__).resolve().parents[4]
 

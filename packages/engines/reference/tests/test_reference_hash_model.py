@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_reference import expected_output
 from scripted_reference.models.hash_weights import EOS_TOKEN_ID, HashWeights, splitmix64
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 Ids = Callable[[object, int], list[int]]
 

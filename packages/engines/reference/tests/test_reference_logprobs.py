@@ -11,6 +11,9 @@ from scripted_reference.messages import GenerateReq
 from scripted_reference.models.base import BatchResult, ReqLogprobs, TokenLogprobs
 from scripted_reference.models.hash_model import HashModel
 from scripted_reference.schedule_batch import ScheduleBatch
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def logprob_of(tokens: list[int], position: int, top: int = 0) -> TokenLogprobs:

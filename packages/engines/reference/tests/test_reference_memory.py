@@ -11,6 +11,9 @@ from scripted_reference.memory import (
     TokenToKVPool,
     paged_growth,
 )
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def test_slots_start_behind_the_reserved_page() -> None:

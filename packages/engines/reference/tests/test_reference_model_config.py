@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from scripted_reference.models.config import NO_EOS_TOKEN, TransformerConfig, read_config
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],

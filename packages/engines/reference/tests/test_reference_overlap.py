@@ -8,6 +8,9 @@ import pytest
 from scripted_reference import expected_output
 from scripted_reference.messages import PauseMode
 from scripted_reference.request import FinishKind
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 OVERLAP = {"disable_overlap_schedule": False}
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scripted_reference.errors import DoubleFreeError, HoldError, PoolLeakError
 from scripted_reference.ownership import pool_claims, row_claims
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 @pytest.mark.parametrize("page_size", [1, 16])

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+
 _SCRIPT = """
 def test_too_long(t):
     r = t.start_req(prompt_len=20, rid="long")

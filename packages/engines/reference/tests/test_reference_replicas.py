@@ -22,6 +22,9 @@ from scripted_reference.messages import (
 )
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.schedule_batch import ScheduleBatch
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 class Watcher:

@@ -9,6 +9,9 @@ import pytest
 from scripted_reference import expected_output
 from scripted_reference.messages import GenerateReq
 from scripted_reference.request import SamplingParams
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 @pytest.mark.parametrize("overlap", [False, True])

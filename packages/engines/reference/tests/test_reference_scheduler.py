@@ -8,6 +8,9 @@ from scripted_reference import expected_output
 from scripted_reference.messages import GenerateReq
 from scripted_reference.request import FinishKind, SamplingParams
 from scripted_reference.schedule_batch import ForwardMode
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 Ids = Callable[[object, int], list[int]]
 PAGE_SIZES = [1, 16]

@@ -7,6 +7,9 @@ import threading
 import pytest
 from scripted_core import EngineDirty, InProcessSession, LeakDetected, ScriptStalled
 from scripted_core.errors import ConfigError, ExhaustError
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 @pytest.fixture

@@ -14,7 +14,10 @@ from scripted_reference.models import factory
 from scripted_reference.models.folder import model_folder
 from scripted_reference.models.tokenizer import ByteTokenizer, load_tokenizer
 from scripted_reference.scheduler import Scheduler
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def test_the_hash_model_imports_no_torch() -> None:

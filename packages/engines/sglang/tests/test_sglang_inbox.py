@@ -9,9 +9,13 @@ import pytest
 import zmq
 from scripted_core.ops import Evict, ReleaseHeld
 from scripted_core.views import FinishKind, ForwardMode
+from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import _compat
 from scripted_sglang.hooks import SchedulerProcess
 from scripted_sglang.inbox import Belonging, RankOp, wait_for_input
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 
 def _message(type_name: str, **fields: Any) -> Any:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 from scripted_sglang import arguments, launch
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 _NEW_FIELDS = """
 class Serving:

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from scripted_core.errors import ExhaustError
 from scripted_core.views import OwnerKind, RequestStatus
+from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import _compat
 from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
 from scripted_sglang.state import SchedulerState
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 
 def _kv_pool(allocator: Any, *, evictable_tokens: int = 0) -> SglangKvPool:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch, probes
 from scripted_sglang._compat.needs import ATTRIBUTES, HOOKS, SEND_ABORT_OUTPUT, Place
 from scripted_sglang.plugin import scripted_register_engines
 from scripted_sglang.source import defines
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 _NEEDS_SGLANG = pytest.mark.skipif(
     launch.check_usable() is not None,

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import standins
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 _NEEDS_TORCH = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="needs the capability 'torch'"

@@ -13,9 +13,13 @@ import structlog
 from scripted_core.errors import EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig, EngineMode
+from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch, probes, server
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.plugin import scripted_make_engine, scripted_register_engines
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 from scripted_sglang import tiny_model
 from scripted_sglang.tiny_model import resolve_model_path, write_tiny_model
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,6 @@ scanner is in `scripted_registry.ci.scan`, the command line in `scripted_registr
 
 from __future__ import annotations
 
-from scripted_registry.ci.register import register_cpu_ci, register_cuda_ci
+from scripted_registry.ci.register import register_ci, register_cpu_ci, register_cuda_ci
 
-__all__ = ["register_cpu_ci", "register_cuda_ci"]
+__all__ = ["register_ci", "register_cpu_ci", "register_cuda_ci"]

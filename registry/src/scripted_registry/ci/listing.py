@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scripted_registry._nearest import listed, nearest
-from scripted_registry.ci.scan import CiBackend, CiProblem, CiRegistration, CiRegistrationError
+from scripted_registry.ci.errors import CiProblem, CiRegistrationError
+from scripted_registry.ci.scan import CiBackend, CiRegistration
 from scripted_registry.specs import CiRunner, CiStage
 
 LISTING_VERSION = 1
@@ -80,17 +81,17 @@ def build_listing(
     runners: Mapping[str, CiRunner],
     stages: Mapping[str, CiStage],
     registrations: Iterable[CiRegistration],
+    problems: Iterable[CiProblem] = (),
 ) -> CiListing:
-    """Put each registration to its stage; `stages` are by suite name."""
+    """Put each registration to its stage; `stages` are by suite name.
+
+    What fits none is added to `problems`, which are those that were found before.
+    """
     tests: dict[str, list[CiRegistration]] = {suite: [] for suite in stages}
-    problems: list[CiProblem] = []
+    problems = list(problems)
     for registration in registrations:
-        stage = stages.get(registration.suite)
-        if stage is None:
-            message = _no_stage(registration, stages)
-        elif registration.backend is CiBackend.CUDA and runners[stage.runner].gpus == 0:
-            message = f"register_cuda_ci for runner {stage.runner!r}, which has no GPU"
-        else:
+        message = _misfit(registration, stages, runners)
+        if message is None:
             tests[registration.suite].append(registration)
             continue
         problems.append(CiProblem(path=registration.path, line=registration.line, message=message))
@@ -100,6 +101,30 @@ def build_listing(
             StageRow(stage=stage, tests=tuple(tests[suite])) for suite, stage in stages.items()
         ),
         problems=tuple(problems),
+    )
+
+
+def _misfit(
+    registration: CiRegistration, stages: Mapping[str, CiStage], runners: Mapping[str, CiRunner]
+) -> str | None:
+    """Why no stage runs this, or `None`."""
+    stage = stages.get(registration.suite)
+    if stage is None:
+        return _no_stage(registration, stages)
+    if not stage.takes_tests:
+        return f"the command of stage {stage.name!r} has no {{tests}}: this would never run"
+    return _wrong_backend(registration, runners[stage.runner])
+
+
+def _wrong_backend(registration: CiRegistration, runner: CiRunner) -> str | None:
+    """What is wrong with a test for one kind of device on a runner; any runner has a CPU."""
+    if registration.backend in (CiBackend.CPU, runner.backend):
+        return None
+    if registration.backend == CiBackend.CUDA and runner.gpus == 0:
+        return f"{registration.function} for runner {runner.name!r}, which has no GPU"
+    return (
+        f"{registration.function} for backend {registration.backend!r} on runner {runner.name!r}, "
+        f"which has {runner.backend!r}"
     )
 
 
@@ -140,7 +165,7 @@ def _row_as_dict(row: StageRow) -> dict[str, object]:
             {
                 "path": test.path.as_posix(),
                 "line": test.line,
-                "backend": test.backend.value,
+                "backend": str(test.backend),
                 "est_time_s": test.est_time_s,
                 "nightly": test.nightly,
                 "disabled": test.disabled,

@@ -35,3 +35,20 @@ def register_cpu_ci(
     runner_config: str | None = None,
 ) -> None:
     """Register the test file for CI on a machine without a GPU; arguments as `register_cuda_ci`."""
+
+
+def register_ci(
+    est_time: float,
+    suite: str | None = None,
+    nightly: bool = False,
+    disabled: str | None = None,
+    *,
+    backend: str,
+    stage: str | None = None,
+    runner_config: str | None = None,
+) -> None:
+    """Register the test file for CI on a machine with any kind of device.
+
+    `backend` is what a runner of the stage names as its `CiRunner.backend`: `"cpu"`, `"cuda"`, or
+    what a plugin's runners bring. The other arguments are those of `register_cuda_ci`.
+    """

@@ -12,22 +12,35 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from scripted_registry.ci.register import register_cpu_ci, register_cuda_ci
+from scripted_registry.ci.errors import CiProblem, CiRegistrationError
+from scripted_registry.ci.register import register_ci, register_cpu_ci, register_cuda_ci
 from scripted_registry.errors import ConfigError
 from scripted_registry.specs import suite_name
 
 
 class CiBackend(StrEnum):
-    """What kind of machine a test file asks for."""
+    """The kinds of device that have a registration function of their own; plugins bring others."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
-_REGISTER = {"register_cpu_ci": CiBackend.CPU, "register_cuda_ci": CiBackend.CUDA}
-_SIGNATURES = {
-    CiBackend.CPU: inspect.signature(register_cpu_ci),
-    CiBackend.CUDA: inspect.signature(register_cuda_ci),
+@dataclass(frozen=True)
+class _Function:
+    """A registration function: its name, its signature, and the backend that it implies."""
+
+    name: str
+    signature: inspect.Signature
+    backend: CiBackend | None
+
+
+_REGISTER = {
+    function.__name__: _Function(function.__name__, inspect.signature(function), backend)
+    for function, backend in (
+        (register_cpu_ci, CiBackend.CPU),
+        (register_cuda_ci, CiBackend.CUDA),
+        (register_ci, None),
+    )
 }
 _SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"}
@@ -38,40 +51,20 @@ _SKIPPED_FOLDERS = frozenset(
 class CiRegistration:
     """One registration of one test file.
 
-    `stage` and `runner_config` are `None` when the file names its `suite` as a whole.
+    `stage` and `runner_config` are `None` when the file names its `suite` as a whole. `backend` is a
+    `CiBackend`, or the name of a plugin's.
     """
 
     path: Path
     line: int
-    backend: CiBackend
+    function: str
+    backend: str
     est_time_s: float
     suite: str
     stage: str | None
     runner_config: str | None
     nightly: bool
     disabled: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CiProblem:
-    """What is wrong with one line of one test file."""
-
-    path: Path
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}"
-
-
-class CiRegistrationError(ConfigError):
-    """Registrations that cannot be read or carried out; each of `problems` has file and line."""
-
-    code = "ci-registration-invalid"
-
-    def __init__(self, problems: Iterable[CiProblem], *, hint: str | None = None) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)), hint=hint)
 
 
 _HINT = (
@@ -87,9 +80,14 @@ def scan_paths(paths: Iterable[Path]) -> list[CiRegistration]:
     `paths`, then by path and line. Raises `ConfigError` for a path that does not exist and one
     `CiRegistrationError` with all that cannot be read.
     """
+    return scan_files(python_files(paths))
+
+
+def scan_files(files: Iterable[Path]) -> list[CiRegistration]:
+    """Return the registrations of the given files; the errors are those of `scan_paths`."""
     registrations: list[CiRegistration] = []
     problems: list[CiProblem] = []
-    for file in python_files(paths):
+    for file in files:
         try:
             registrations += scan_file(file)
         except CiRegistrationError as error:
@@ -167,7 +165,7 @@ class _Reader:
     def __init__(self, *, path: Path, tree: ast.Module) -> None:
         self._path = path
         self._tree = tree
-        self._backend_of = dict(_REGISTER)
+        self._function_of = dict(_REGISTER)
         self.registrations: list[CiRegistration] = []
         self.problems: list[CiProblem] = []
 
@@ -176,41 +174,44 @@ class _Reader:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if alias.asname and alias.name in _REGISTER:
-                        self._backend_of[alias.asname] = _REGISTER[alias.name]
+                        self._function_of[alias.asname] = _REGISTER[alias.name]
         top_level = {
             id(statement.value) for statement in self._tree.body if isinstance(statement, ast.Expr)
         }
         calls = [node for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
         first_line: dict[str, int] = {}
         for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
-            backend = self._backend(call)
-            if backend is None:
+            function = self._function(call)
+            if function is None:
                 continue
             try:
                 if id(call) not in top_level:
                     raise _Unreadable("stands inside another statement; move it to the top level")
-                registration = self._registration(call, backend)
+                registration = self._registration(call, function)
                 if registration.suite in first_line:
                     raise _Unreadable(
                         f"registers for {registration.suite!r} again, after line "
                         f"{first_line[registration.suite]}"
                     )
             except _Unreadable as error:
-                message = f"register_{backend}_ci: {error}"
+                message = f"{function.name}: {error}"
                 self.problems.append(CiProblem(path=self._path, line=call.lineno, message=message))
             else:
                 first_line[registration.suite] = call.lineno
                 self.registrations.append(registration)
 
-    def _backend(self, call: ast.Call) -> CiBackend | None:
+    def _function(self, call: ast.Call) -> _Function | None:
         if isinstance(call.func, ast.Name):
-            return self._backend_of.get(call.func.id)
+            return self._function_of.get(call.func.id)
         if isinstance(call.func, ast.Attribute):
             return _REGISTER.get(call.func.attr)
         return None
 
-    def _registration(self, call: ast.Call, backend: CiBackend) -> CiRegistration:
-        given = _arguments(call, backend)
+    def _registration(self, call: ast.Call, function: _Function) -> CiRegistration:
+        given = _arguments(call, function)
+        backend = function.backend or _text(given, "backend")
+        if backend is None:
+            raise _Unreadable("backend is None; write a name, as a string")
         suite = _text(given, "suite")
         stage = _text(given, "stage")
         runner_config = _text(given, "runner_config")
@@ -223,6 +224,7 @@ class _Reader:
         return CiRegistration(
             path=self._path,
             line=call.lineno,
+            function=function.name,
             backend=backend,
             est_time_s=_seconds(given["est_time"]),
             suite=suite,
@@ -233,7 +235,7 @@ class _Reader:
         )
 
 
-def _arguments(call: ast.Call, backend: CiBackend) -> dict[str, ast.expr]:
+def _arguments(call: ast.Call, function: _Function) -> dict[str, ast.expr]:
     if any(isinstance(argument, ast.Starred) for argument in call.args) or any(
         keyword.arg is None for keyword in call.keywords
     ):
@@ -242,7 +244,7 @@ def _arguments(call: ast.Call, backend: CiBackend) -> dict[str, ast.expr]:
     if len(keywords) < len(call.keywords):
         raise _Unreadable("gives an argument twice")
     try:
-        bound = _SIGNATURES[backend].bind(*call.args, **keywords)
+        bound = function.signature.bind(*call.args, **keywords)
     except TypeError as error:
         raise _Unreadable(f"cannot be called like this: {error}") from None
     return dict(bound.arguments)

@@ -16,7 +16,7 @@ def scripted_register_ci_stages() -> list[CiStage]:
             runner="cpu",
             summary="single-device scripts on the reference engine",
             engine="reference",
-            packages=("pytest>=9",),
+            packages=("scripted-core[reference]", "scripted-registry[ci]", "pytest>=9"),
             command="python -m pytest {tests} --scripted-backend reference",
         ),
         CiStage(
@@ -24,7 +24,7 @@ def scripted_register_ci_stages() -> list[CiStage]:
             runner="cpu",
             summary="single-device scripts on SGLang without a GPU",
             engine="sglang",
-            packages=("pytest>=9",),
+            packages=("scripted-core[sglang]", "scripted-registry[ci]", "pytest>=9"),
             command="python -m pytest {tests} --scripted-backend sglang",
         ),
     ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import time
+from dataclasses import dataclass
 
 import pytest
 from scripted_registry import EngineConfig, EngineMode
@@ -15,6 +18,20 @@ _MAX_IN_PROCESS = 8
 ENV_XDIST_SERVERS = "SCRIPTED_XDIST_SERVERS"
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineOfTest:
+    """The session that a test gets. `start_s`: how long it took to start, if it was for this test."""
+
+    session: Session
+    start_s: float | None
+
+
+def group_name(config: EngineConfig) -> str:
+    """What all tests of ``config`` have in common, the same in every process."""
+    digest = hashlib.blake2b(repr(config.key).encode(), digest_size=4).hexdigest()
+    return f"{config.engine}-{config.mode.value}-{digest}"
+
+
 class EnginePool:
     """In-process engines side by side (the least recently used one goes), one live server."""
 
@@ -24,22 +41,25 @@ class EnginePool:
 
     def get(
         self, config: EngineConfig, *, stall_timeout_s: float | None, item: pytest.Item
-    ) -> Session:
+    ) -> EngineOfTest:
         """A sound session for ``config``; a dirty one is replaced by a fresh one.
 
         The conftest files that ``item`` sees are told before a start.
         """
         key = (config, stall_timeout_s)
+        start_s = None
         session = self._sessions.pop(key, None)
         if session is not None and session.dirty is not None:
             session.shutdown()
             session = None
         if session is None:
+            began = time.monotonic()
             self._make_room(config.mode)
             item.ihook.pytest_scripted_configure_engine(config=self._config, engine_config=config)
             session = start_session(config, stall_timeout_s=stall_timeout_s)
+            start_s = time.monotonic() - began
         self._sessions[key] = session
-        return session
+        return EngineOfTest(session=session, start_s=start_s)
 
     def _make_room(self, mode: EngineMode) -> None:
         if mode is EngineMode.SERVER:

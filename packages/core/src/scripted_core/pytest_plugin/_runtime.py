@@ -15,7 +15,7 @@ from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 from scripted_core.capabilities import Capability
 from scripted_core.errors import ConfigError, ScriptedError
 from scripted_core.pytest_plugin import _options
-from scripted_core.pytest_plugin._engines import EnginePool
+from scripted_core.pytest_plugin._engines import EnginePool, group_name
 from scripted_core.pytest_plugin._known_defects import expect_known_defects
 from scripted_core.pytest_plugin._reports import mark_as_error
 from scripted_core.sessions.base import Session, make_config
@@ -70,12 +70,17 @@ class ScriptedRuntime:
         item = request.node
         if self.is_scripted(item):
             _check_signature(item)
-        session = self._engines.get(
-            self._engine_config(item, scripted_backend),
+        config = self._engine_config(item, scripted_backend)
+        engine = self._engines.get(
+            config,
             stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
             item=item,
         )
+        session = engine.session
         item.stash[_session_key] = session
+        item.user_properties.append(("scripted_engine_group", group_name(config)))
+        if engine.start_s is not None:
+            item.user_properties.append(("scripted_engine_start_s", f"{engine.start_s:.3f}"))
         reason = self._skip_reason(item, session)
         if reason is not None:
             raise skipped(reason)
@@ -113,7 +118,16 @@ class ScriptedRuntime:
         ordered = sorted(zip(places, items, strict=True), key=lambda pair: pair[0])
         items[:] = [item for _, item in ordered]
 
+    def pytest_scripted_engine_group(self, item: pytest.Item) -> str | None:
+        """Which tests share one start of an engine with ``item``."""
+        engine = self._engine_of(item)
+        return None if engine is None else group_name(engine[0])
+
     def _server_of(self, item: pytest.Item) -> tuple[EngineConfig, object] | None:
+        engine = self._engine_of(item)
+        return engine if engine is not None and engine[0].mode is EngineMode.SERVER else None
+
+    def _engine_of(self, item: pytest.Item) -> tuple[EngineConfig, object] | None:
         if "scripted_session" not in getattr(item, "fixturenames", ()):
             return None
         callspec = getattr(item, "callspec", None)
@@ -125,7 +139,7 @@ class ScriptedRuntime:
             stall_timeout_s = self._script_options(item).get("stall_timeout_s")
         except ScriptedError:
             return None  # the test itself will say so
-        return (config, stall_timeout_s) if config.mode is EngineMode.SERVER else None
+        return config, stall_timeout_s
 
     # -- configuration -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
+from scripted_registry import CiStage, EngineConfig, EngineMode, EngineSpec, hookimpl
 
 if TYPE_CHECKING:
     from scripted_core.sessions.launch import ServerLaunch
@@ -39,3 +39,23 @@ def scripted_make_engine(config: EngineConfig) -> InProcessReference | ServerLau
     from scripted_reference.in_process import InProcessReference
 
     return InProcessReference(config)
+
+
+@hookimpl
+def scripted_register_ci_stages() -> list[CiStage]:
+    """The engine's own tests: what scripts find on it is the backends' to test."""
+    return [
+        CiStage(
+            name="reference",
+            runner="cpu",
+            summary="tests of the reference engine itself, in-process and as a server",
+            engine="reference",
+            packages=(
+                "scripted-registry[ci]",
+                "scripted-reference[tiny]",
+                "pytest>=9",
+                "hypothesis",
+            ),
+            command="python -m pytest {tests}",
+        )
+    ]

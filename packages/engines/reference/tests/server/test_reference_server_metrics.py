@@ -7,6 +7,9 @@ import math
 import threading
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("prometheus_client") is None,

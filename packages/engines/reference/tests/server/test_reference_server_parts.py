@@ -20,6 +20,9 @@ from scripted_reference.server.openai_bodies import CompletionsBody
 from scripted_reference.server.process import COMPLAINT, ForgivingStream
 from scripted_reference.server.replies import generation_json
 from scripted_reference.server.routes_openai import CompletionPart
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 _TOKENIZER = ByteTokenizer()
 

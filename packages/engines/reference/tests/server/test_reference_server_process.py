@@ -14,6 +14,9 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 from scripted_core.sessions.processes import descendants, proc_state
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 _QUICK_S = 2.0
 

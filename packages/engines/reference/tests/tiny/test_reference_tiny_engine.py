@@ -11,7 +11,10 @@ from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.messages import GenerateReq, PauseMode
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.scheduler import Scheduler
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 pytest.importorskip("torch", reason="torch is not installed; the tiny model needs it")
 

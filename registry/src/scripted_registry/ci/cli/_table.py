@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scripted_registry.ci.build import expected_partition
+from scripted_registry.ci.durations import duration
 from scripted_registry.ci.listing import CiListing, StageRow
+from scripted_registry.ci.manifest import Manifest, ManifestStage
+from scripted_registry.ci.partition import Job
 from scripted_registry.ci.scan import CiRegistration
+from scripted_registry.ci.timings import Timings
 from scripted_registry.errors import ScriptedError
 
 # In a pipe there is no width to fit into, and a wrapped path cannot be searched for.
@@ -18,9 +24,7 @@ _PIPE_WIDTH = 160
 
 def print_listing(listing: CiListing) -> None:
     """Print one table of stages and, when there are any, one of tests."""
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_PIPE_WIDTH)
+    console = _console()
     console.print(_stage_table(listing))
     if any(row.tests for row in listing.rows):
         console.print(_test_table(listing))
@@ -34,18 +38,56 @@ def print_error(error: ScriptedError) -> None:
         console.print(Text(f"hint: {error.hint}", style="yellow"))
 
 
-def duration(seconds: float | None) -> str:
-    """Return a duration for people: "-", "8 s", "3 min 20 s", "1 h 5 min"."""
-    if seconds is None:
-        return "-"
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+def print_manifest(manifest: Manifest, timings: Timings) -> None:
+    """Print a table of the shards of every stage, then how much was registered."""
+    console = _console()
+    table = Table(title="CI stages", title_justify="left")
+    for heading in ("stage", "runner", "engine"):
+        table.add_column(heading)
+    table.add_column("tests", justify="right")
+    table.add_column("estimated", justify="right")
+    table.add_column("shard", justify="right")
+    table.add_column("distribution")
+    for stage in manifest.stages:
+        for row in _manifest_rows(stage, timings):
+            table.add_row(*map(Text, row))
+    console.print(table)
+    files = {file.path for stage in manifest.stages for file in stage.files}
+    console.print(f"{len(files)} test files are registered", highlight=False)
+
+
+def _manifest_rows(stage: ManifestStage, timings: Timings) -> Iterator[tuple[str, ...]]:
+    start = (stage.name, stage.runner, stage.engine or "-")
+    distribution = stage.distribution or "-"
+    if not stage.runs:
+        yield (*start, "0", "-", "-", distribution)
+    for run in stage.runs:
+        named = (f"{stage.name} (nightly)" if run.nightly else stage.name, *start[1:])
+        if not stage.takes_tests:
+            yield (*named, "-", duration(run.est_time_s), "1/1", distribution)
+            continue
+        divided = expected_partition(stage, run, timings.suite(stage.suite))
+        for number, shard in enumerate(divided.shards, start=1):
+            place = f"{number}/{run.shards}"
+            yield (*named, _jobs(shard.jobs), duration(shard.cost_s), place, distribution)
+
+
+def _jobs(jobs: Iterable[Job]) -> str:
+    """How many tests, and how many files of which no test was ever timed."""
+    found = list(jobs)
+    tests = sum("::" in job.name for job in found)
+    files = len(found) - tests
+    if not files:
+        return str(tests)
+    said = "1 file" if files == 1 else f"{files} files"
+    return f"{tests} + {said}" if tests else said
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_PIPE_WIDTH)
+    return console
 
 
 def _stage_table(listing: CiListing) -> Table:

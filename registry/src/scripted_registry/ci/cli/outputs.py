@@ -1,0 +1,50 @@
+"""What a shard's run leaves: lines on the terminal, a folder of results, a summary for GitHub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import typer
+
+from scripted_registry.ci.junit import junit_xml
+from scripted_registry.ci.run import ShardOutcome, report_log_path
+from scripted_registry.ci.summary import markdown, terminal_lines
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+"""Where GitHub Actions takes a step's summary from, in Markdown; steps append to it."""
+
+
+def publish(
+    outcome: ShardOutcome, *, scratch: Path, folder: Path | None, summary: str | None
+) -> None:
+    """Tell on the terminal, and write into `folder` and to the file `summary`.
+
+    In `folder`: `NAME.xml` (JUnit), `NAME.md` and `NAME.jsonl`, the report log of the first attempt;
+    those of retries are `NAME.retry-N.jsonl`. NAME is the suite with the shard.
+    """
+    for line in terminal_lines(outcome):
+        typer.echo(line)
+    text = markdown(outcome)
+    if summary:
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    name = result_name(outcome)
+    xml = junit_xml(outcome.results, suite=outcome.plan.stage.suite, wall_s=outcome.wall_s)
+    (folder / f"{name}.xml").write_bytes(xml)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for attempt in range(1 + outcome.plan.retries):
+        log = report_log_path(scratch, attempt)
+        if log.is_file():
+            retry = f".retry-{attempt}" if attempt else ""
+            shutil.copyfile(log, folder / f"{name}{retry}.jsonl")
+
+
+def result_name(outcome: ShardOutcome) -> str:
+    """`unit-test-cpu-1-of-2`."""
+    plan = outcome.plan
+    nightly = "-nightly" if plan.nightly else ""
+    return f"{plan.stage.suite}{nightly}-{plan.shard.index}-of-{plan.shard.of}"
