@@ -166,7 +166,7 @@ def split_nodeid(nodeid: str) -> tuple[str, str]:
 
 
 def _append(samples: list[float], seconds: float) -> None:
-    samples.append(max(_SMALLEST_S, round(seconds, 3)))
+    samples.append(max(_SMALLEST_S, round(float(seconds), 3)))
     del samples[:-SAMPLES_KEPT]
 
 
