@@ -150,7 +150,10 @@ def test_a_file_that_cannot_be_collected_fails_the_run(repository: Any) -> None:
     assert "not collected: tests/test_bad.py: E   RuntimeError: at import" in done.stdout
 
 
-def test_interrupted_it_tells_what_there_is_and_leaves_no_process(repository: Any) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_tells_what_there_is_and_leaves_no_process(
+    repository: Any, ending: signal.Signals
+) -> None:
     repository.add_tests(
         "test_long.py",
         """
@@ -182,7 +185,7 @@ def test_interrupted_it_tells_what_there_is_and_leaves_no_process(repository: An
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
     assert "shard 1/1: interrupted: 1 passed" in out

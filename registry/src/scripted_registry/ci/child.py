@@ -27,23 +27,41 @@ def run_shell(
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_by_signals())
         stream = None if output is None else stack.enter_context(open(output, "wb"))
-        stack.enter_context(_interruptible())
-        process = subprocess.Popen(
-            command,
-            shell=True,
-            cwd=cwd,
-            env={**env, "PATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=None if stream is None else subprocess.STDOUT,
-            process_group=0,
-        )
+        with _interruptible():
+            process = subprocess.Popen(
+                command,
+                shell=True,
+                cwd=cwd,
+                env={**env, "PATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=None if stream is None else subprocess.STDOUT,
+                process_group=0,
+            )
+        try:
+            return process.wait()
+        except BaseException:
+            _end(process)
+            raise
+
+
+@contextlib.contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, where nobody else has them do something."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    ours = [one for one in ending if signal.getsignal(one) is signal.SIG_DFL]
+    for one in ours:
+        signal.signal(one, signal.default_int_handler)
     try:
-        return process.wait()
-    except BaseException:
-        _end(process)
-        raise
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
