@@ -66,7 +66,7 @@ def test_settle_takes_no_step_at_rest_and_gives_up_otherwise(t):
 def test_require_at_rest_counts_what_is_held(t):
     t.exhaust_kv(leave_pages=10)
     yield
-    with pytest.raises(AssertionError, match="KV pages are missing"):
+    with pytest.raises(AssertionError, match="KV pages are missing from pool 'full'"):
         require_at_rest(t)
     t.release_exhausted()
     t.exhaust("rows", leave_rows=2)

@@ -11,6 +11,9 @@ DEFAULT_MAX_STEPS: int = 400
 SMALL_MODEL: str = "Qwen/Qwen3-0.6B"
 """A small real model; an engine without a model hub puts a tiny one of its own in its place."""
 
+SMALL_SWA_MODEL: str = "scripted/small-swa"
+"""A small model with sliding windows in some of its layers: each engine has one of its own."""
+
 
 def base_engine_kwargs(
     *,

@@ -92,6 +92,7 @@ def engine_figures(engine: EnginePort) -> dict[str, int]:
         for name, pool in engine.kv_pools.items():
             stats[f"kv_pool_{name}_free"] = pool.available
             stats[f"kv_pool_{name}_total"] = pool.total
+            stats[f"kv_pool_{name}_evictable"] = pool.evictable
     return stats
 
 

@@ -18,10 +18,11 @@ from scripted_reference.messages import (
     PauseMode,
     PauseReq,
 )
-from scripted_reference.ownership import pool_claims, row_claims
+from scripted_reference.ownership import PoolClaims, pool_claims, row_claims
 from scripted_reference.request import FinishKind, Req, SamplingParams
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 from scripted_reference.scheduler import Scheduler
+from scripted_reference.window_claims import window_claims
 
 
 class Engine:
@@ -208,7 +209,18 @@ def random_ids(seed: object, length: int) -> list[int]:
 
 def check_claims(scheduler: Scheduler) -> None:
     """Pages and rows are partitioned, and what requests share belongs to the tree."""
-    claims = pool_claims(scheduler)
+    check_partition(pool_claims(scheduler))
+    window = scheduler.memory.window
+    if window is not None:
+        check_partition(window_claims(scheduler, window))
+        check_window_counts(scheduler)
+    rows = row_claims(scheduler)
+    owned_rows = [*rows.free_rows, *rows.held_rows, *rows.request_rows.values()]
+    assert sorted(owned_rows) == list(range(rows.num_rows))
+
+
+def check_partition(claims: PoolClaims) -> None:
+    """Each page has one owner, and what requests share belongs to the tree."""
     parts = [claims.free_pages, claims.tree_pages, claims.held_pages]
     parts += [claim.own_pages for claim in claims.requests]
     owned = np.sort(np.concatenate(parts))
@@ -217,9 +229,23 @@ def check_claims(scheduler: Scheduler) -> None:
     tree = set(claims.tree_pages.tolist())
     for claim in claims.requests:
         assert tree.issuperset(claim.shared_pages.tolist()), claim
-    rows = row_claims(scheduler)
-    owned_rows = [*rows.free_rows, *rows.held_rows, *rows.request_rows.values()]
-    assert sorted(owned_rows) == list(range(rows.num_rows))
+
+
+def check_window_counts(scheduler: Scheduler) -> None:
+    """What the tree counts of its window slots is what the mapping says; no lock is lost."""
+    window = scheduler.memory.window
+    assert window is not None
+    tree, mapping = window.tree_cache, window.allocator.full_to_swa_index_mapping
+    for node in tree.nodes():
+        assert node.swa_count == np.count_nonzero(mapping[node.value]), node
+        assert node.swa_lock_ref >= 0, node
+    locked = sum(node.swa_count for node in tree.nodes() if node.swa_lock_ref)
+    total = sum(node.swa_count for node in tree.nodes())
+    assert (tree.swa_protected_size(), tree.swa_evictable_size()) == (locked, total - locked)
+    used = mapping[mapping != 0]
+    assert len(np.unique(used)) == len(used), "two full slots have one window slot"
+    if not any(req.last_node for req in scheduler.owners()):
+        assert not any(node.swa_lock_ref for node in tree.nodes()), "a window lock was lost"
 
 
 def check_locks(scheduler: Scheduler, external: Counter[Any]) -> None:

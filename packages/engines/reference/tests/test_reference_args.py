@@ -75,7 +75,6 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
         ({"speculative_algorithm": "EAGLE3"}, "speculative decoding"),
         ({"speculative_num_steps": 3}, "speculative decoding"),
         ({"disaggregation_mode": "prefill"}, "disaggregation"),
-        ({"swa_full_tokens_ratio": 0.5}, "sliding-window"),
     ],
 )
 def test_what_the_engine_lacks_is_refused(kwargs: dict[str, Any], lack: str) -> None:

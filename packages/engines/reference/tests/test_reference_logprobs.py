@@ -61,7 +61,9 @@ class TellingModel(HashModel):
 
 @pytest.fixture(autouse=True)
 def _telling(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(args: Any, *, kv_pool: TokenToKVPool, req_to_token_pool: ReqToTokenPool) -> Any:
+    def load(
+        args: Any, *, kv_pool: TokenToKVPool, req_to_token_pool: ReqToTokenPool, window: None
+    ) -> Any:
         return TellingModel(kv_pool=kv_pool, req_to_token_pool=req_to_token_pool)
 
     monkeypatch.setattr("scripted_reference.scheduler.load_model", load)

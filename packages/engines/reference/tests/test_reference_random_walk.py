@@ -28,6 +28,22 @@ CONFIGS: list[dict[str, Any]] = [
     {"page_size": 16, "disable_overlap_schedule": False, "schedule_conservativeness": 0.0},
     {"page_size": 1, "disable_overlap_schedule": False, "disable_radix_cache": True},
 ]
+WINDOW = 24
+WINDOWS: dict[str, Any] = {
+    "json_model_override_args": {"sliding_window": WINDOW},
+    "swa_full_tokens_ratio": 0.3,
+}
+"""A window pool of 153 slots: a window, a chunk and few slots more."""
+SWA_CONFIGS: list[dict[str, Any]] = [
+    {"page_size": 1} | WINDOWS,
+    {"page_size": 4, "schedule_policy": "lpm", "swa_full_tokens_ratio": 0.25} | WINDOWS,
+    {"page_size": 16, "schedule_conservativeness": 0.0} | WINDOWS,
+    {"page_size": 1, "disable_radix_cache": True} | WINDOWS,
+    {"page_size": 1, "disable_overlap_schedule": False, "schedule_conservativeness": 0.0} | WINDOWS,
+    {"page_size": 4, "chunked_prefill_size": -1} | WINDOWS | {"swa_full_tokens_ratio": 0.8},
+    {"page_size": 4, "disable_hybrid_swa_memory": True} | WINDOWS,
+]
+CONFIGS += SWA_CONFIGS
 SMALL = {
     "max_total_tokens": 512,
     "max_running_requests": 6,
@@ -47,6 +63,8 @@ class Walk:
         self.held: list[Any] = []
         self.locked: list[Any] = []
         self.paused = False
+        self.has_windows = "json_model_override_args" in config
+        self.window_held: list[Any] = []
 
     def post(
         self,
@@ -85,7 +103,16 @@ class Walk:
         pages = min(pages, free // self.e.scheduler.page_size)
         self.held.append(self.e.scheduler.holds.hold_pages(pages))
 
+    def hold_window(self, pages: int) -> None:
+        window = self.e.scheduler.memory.window
+        if window is not None:
+            free = window.allocator.swa_available_size() // window.allocator.page_size
+            self.window_held.append(window.holds.hold(min(pages, free)))
+
     def release(self) -> None:
+        for slots in self.window_held:
+            self.e.scheduler.memory.window.holds.release(slots)
+        self.window_held.clear()
         for slots in self.held:
             self.e.scheduler.holds.release_pages(slots)
         self.held.clear()
@@ -118,7 +145,11 @@ class Walk:
         self.e.run()
         assert len(self.e.finishes) == len(self.e.prompts)
         for req in self.e.finishes:
-            foretold = expected_output(self.e.prompts[req.rid], len(req.output_ids))
+            foretold = expected_output(
+                self.e.prompts[req.rid],
+                len(req.output_ids),
+                sliding_window=WINDOW if self.has_windows else None,
+            )
             assert req.output_ids == foretold, req
             if self.e.kind(req.rid) is FinishKind.LENGTH:
                 assert len(req.output_ids) == req.max_new_tokens
@@ -128,6 +159,10 @@ class Walk:
         assert self.e.scheduler.tree_cache.protected_size() == 0
         assert self.e.flush()
         assert self.e.scheduler.token_to_kv_pool_allocator.available_size() == 512
+        window = self.e.scheduler.memory.window
+        if window is not None:
+            pool = window.allocator.swa_attn_allocator
+            assert pool.available_size() == pool.size
 
 
 def random_step(walk: Walk, rng: random.Random) -> None:
@@ -147,6 +182,7 @@ def random_step(walk: Walk, rng: random.Random) -> None:
         walk.pause(rng.choice(["retract", "in_place"]))
     elif chance < 0.41:
         walk.hold(rng.randrange(1, 60))
+        walk.hold_window(rng.randrange(1, 20))
     elif chance < 0.46:
         walk.lock(rng.randrange(100))
     elif chance < 0.49:
@@ -208,6 +244,10 @@ def test_random_walks_under_any_operations(engine: Any, ids: Any) -> None:
         @rule(pages=st.integers(1, 300))
         def hold(self, pages: int) -> None:
             self.walk.hold(pages)
+
+        @rule(pages=st.integers(1, 100))
+        def hold_window(self, pages: int) -> None:
+            self.walk.hold_window(pages)
 
         @rule(which=st.integers(0, 20))
         def lock(self, which: int) -> None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from scripted_chunked.steps import (
+    flush,
+    require_at_rest,
+    run_steps,
+    settle,
+    undisturbed_output,
+)
+
 from scripted_backend_single._version import __version__
 from scripted_backend_single.arguments import (
     CHUNK_TOKENS,
@@ -30,13 +38,6 @@ from scripted_backend_single.running import (
     undisturbed_outputs,
 )
 from scripted_backend_single.scenarios import SCENARIOS, Prompt, Scenario
-from scripted_backend_single.steps import (
-    flush,
-    require_at_rest,
-    run_steps,
-    settle,
-    undisturbed_output,
-)
 
 __all__ = [
     "CHUNK_TOKENS",

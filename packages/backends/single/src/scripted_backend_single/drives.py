@@ -16,10 +16,9 @@ from scripted_chunked import (
     advance_to_nth_chunk,
     run_until_all_finished,
 )
+from scripted_chunked.steps import run_steps
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.views import RequestStatus
-
-from scripted_backend_single.steps import run_steps
 
 NEW_TOKENS = 8
 """Output tokens of a request that is interfered with at a stage of its life."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from scripted_chunked import exhaust_row_pool, run_until_all_finished, warmup_radix
+from scripted_chunked.steps import settle
 from scripted_core import ScriptedContext
 from scripted_core.capabilities import Capability
 
 from scripted_backend_single.scenarios import Prompt, Scenario
-from scripted_backend_single.steps import settle
 
 _SLACK_PAGES = 4  # what an engine rounds up when it admits, and the page of the coming token
 _FOREIGN_TOKENS = 120

@@ -6,12 +6,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from scripted_chunked import run_until_finished
+from scripted_chunked.steps import flush, require_at_rest, settle
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.views import RequestStatus
 
 from scripted_backend_single.pressures import PRESSURES, Pressure
 from scripted_backend_single.scenarios import SCENARIOS, Prompt, Scenario
-from scripted_backend_single.steps import flush, require_at_rest, settle
 
 _STREAM_ENDS_WITHIN_S = 5.0
 

@@ -42,6 +42,8 @@ from scripted_reference.pools import (
     ReferenceKvPool,
     ReferencePrefixTree,
     ReferenceRowPool,
+    ReferenceWindowPool,
+    kv_pools_of,
 )
 from scripted_reference.request import Req, SamplingParams
 from scripted_reference.schedule_batch import ScheduleBatch
@@ -76,9 +78,7 @@ class ReferenceAdapter:
         self.capabilities: frozenset[Capability] = _capabilities(engine)
         self.vocab_size = self.scheduler.model.vocab_size
         by_pool = dict(zip(engine.pool_names, engine.schedulers, strict=True))
-        self.kv_pools: Mapping[str, ReferenceKvPool] = {
-            name: ReferenceKvPool(scheduler, name=name) for name, scheduler in by_pool.items()
-        }
+        self.kv_pools: Mapping[str, ReferenceKvPool | ReferenceWindowPool] = kv_pools_of(by_pool)
         self.rows = ReferenceRowPool(engine.schedulers)
         self.prefix_tree = ReferencePrefixTree(
             {name: scheduler.tree_cache for name, scheduler in by_pool.items()}
@@ -299,6 +299,7 @@ def _capabilities(engine: Engine) -> frozenset[Capability]:
         Capability.PRIORITY: args.enable_priority_scheduling,
         Capability.OVERLAP: not args.disable_overlap_schedule,
         Capability.DP: args.dp_size > 1,
+        Capability.SWA: engine.scheduler.memory.window is not None,
         Capability.LOGPROBS: model.supports_logprobs,
         Capability.LORA: bool(model.lora_names),
         Capability.CLOSED_FORM_OUTPUT: args.model_path == HASH_MODEL,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from scripted_reference.memory import PagedTokenAllocator, paged_growth
 from scripted_reference.radix import RadixCache
 from scripted_reference.request import Req
+from scripted_reference.window_budget import WindowBudget
 
 
 class PrefillAdder:
@@ -31,12 +32,14 @@ class PrefillAdder:
         new_token_ratio: float,
         max_prefill_tokens: int,
         chunk_tokens: int | None,
+        window: WindowBudget | None = None,
     ) -> None:
         self._tree_cache = tree_cache
         self._allocator = allocator
         self._page_size = allocator.page_size
         self._rem_input_tokens = max_prefill_tokens
         self._rem_chunk_tokens = chunk_tokens
+        self._window = window
         self._taken_tokens = 0
         self._reserved_tokens = sum(self._future(req, new_token_ratio) for req in running)
         self.can_run_list: list[Req] = []
@@ -62,7 +65,10 @@ class PrefillAdder:
         start = req.kv_committed_len
         remaining = len(req.fill_ids) - start
         chunk = self._fit_into_chunk(remaining)
-        if self._growth(start, start + chunk) > self.free_now:
+        growth = self._growth(start, start + chunk)
+        if growth > self.free_now:
+            return False
+        if self._window is not None and growth > self._window.free_now:
             return False
         req.extend_input_len = chunk
         self._add(req, start, is_last=chunk == remaining)
@@ -83,12 +89,12 @@ class PrefillAdder:
         if chunk == 0 or (self.can_run_list and chunk > self._rem_input_tokens):
             return False
         # Once the prefix is locked the tree can give up less: look again.
-        self._tree_cache.inc_lock_ref(last_node)
-        if life > self.free_for_life:
-            self._tree_cache.dec_lock_ref(last_node)
+        self._tree_cache.move_lock(req, last_node)
+        computed = self._growth(start, start + chunk)
+        if life > self.free_for_life or not self._window_has_room(computed):
+            self._tree_cache.move_lock(req, None)
             return False
         req.prefix_indices = prefix
-        req.last_node = last_node
         req.extend_input_len = chunk
         self._add(req, start, is_last=chunk == remaining)
         return True
@@ -100,10 +106,15 @@ class PrefillAdder:
         self._rem_input_tokens -= computed
         if self._rem_chunk_tokens is not None:
             self._rem_chunk_tokens -= computed
+        if self._window is not None:
+            self._window.take(computed, req, is_last=is_last)
         if is_last:
             self._reserved_tokens += self._growth(req.seq_len, req.seq_len + req.remaining_kv_len)
         else:
             self.chunked_req = req
+
+    def _window_has_room(self, computed: int) -> bool:
+        return self._window is None or computed <= self._window.free_for_newcomers
 
     def _fit_into_chunk(self, remaining: int) -> int:
         # Chunks and what is taken from them are whole pages, so that what is left is, too.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
@@ -20,6 +21,9 @@ from scripted_reference.memory_bounds import (
 
 SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
 """The model name that scripts use for "any small model"; it is the `hash` model here."""
+
+SMALL_SWA_MODEL: Final = "scripted/small-swa"
+"""The name for "any small model with sliding windows"; here the `hash` model with one of 32 tokens."""
 
 HASH_MODEL: Final = "hash"
 TINY_MODEL: Final = "tiny"
@@ -58,6 +62,11 @@ class ServerArgs:
         disable_overlap_schedule: whether results are processed in the iteration that computes them,
             not in the one after it.
         enable_lora: whether requests may name an adapter; on as soon as `lora_paths` has one.
+        json_model_override_args: what to change in the model's `config.json`, as JSON text or a mapping.
+            Of the `hash` model it is `sliding_window`, which it has none of without it.
+        swa_full_tokens_ratio: size of the window pool as a part of `max_total_tokens`, for a model with
+            sliding-window layers.
+        disable_hybrid_swa_memory: whether such a model does without a window pool of its own.
         lora_paths: LoRA adapters by name, folders in PEFT format. As in SGLang it may be given as a list
             of `"name=folder"`, or of folders that are then their own names.
         enable_metrics: whether the server has `/metrics`.
@@ -82,6 +91,9 @@ class ServerArgs:
     device: str = "cpu"
     dp_size: int = 1
     disable_overlap_schedule: bool = True
+    json_model_override_args: Mapping[str, Any] = field(default_factory=dict)
+    swa_full_tokens_ratio: float = 0.8
+    disable_hybrid_swa_memory: bool = False
     enable_lora: bool = False
     lora_paths: Mapping[str, str] = field(default_factory=dict)
     enable_metrics: bool = False
@@ -104,13 +116,15 @@ class ServerArgs:
                 raise wrong_argument(
                     name, getattr(self, name), "is not a bool", "use True or False"
                 )
-        _check_conservativeness(self.schedule_conservativeness)
+        _check_number("schedule_conservativeness", self.schedule_conservativeness)
+        _check_number("swa_full_tokens_ratio", self.swa_full_tokens_ratio, most=1.0)
         if self.schedule_policy not in tuple(SchedulePolicy):
             known = ", ".join(repr(policy.value) for policy in SchedulePolicy)
             raise wrong_argument(
                 "schedule_policy", self.schedule_policy, "is no policy here", f"use one of {known}"
             )
         object.__setattr__(self, "schedule_policy", SchedulePolicy(self.schedule_policy))
+        self._check_overrides()
         self._check_model()
         self._check_lora()
         self._check_sizes()
@@ -123,6 +137,40 @@ class ServerArgs:
     def chunk_tokens(self) -> int | None:
         """Tokens in a prefill batch at most; `None` when prompts are never chunked."""
         return None if self.chunked_prefill_size == -1 else self.chunked_prefill_size
+
+    def window_pool_tokens(self, window: int) -> int:
+        """Return the size of the window pool for a sliding window of so many tokens, in whole pages.
+
+        Raises `ConfigError` when a request could not get on in it: it needs the window before a chunk,
+        and the chunk.
+        """
+        pages = int(self.max_total_tokens // self.page_size * self.swa_full_tokens_ratio)
+        size = pages * self.page_size
+        least = window + (self.chunk_tokens or 0) + 2 * self.page_size
+        if size < least:
+            raise ConfigError(
+                f"swa_full_tokens_ratio={self.swa_full_tokens_ratio} of "
+                f"max_total_tokens={self.max_total_tokens} makes a window pool of {size} tokens, and "
+                f"a window of {window} with the next chunk takes {least}",
+                hint="raise swa_full_tokens_ratio or max_total_tokens, or lower chunked_prefill_size",
+            )
+        return size
+
+    def _check_overrides(self) -> None:
+        name = "json_model_override_args"
+        given: object = self.json_model_override_args
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except ValueError as error:
+                raise wrong_argument(
+                    name, given, f"is no JSON: {error}", 'give an object: {"sliding_window": 32}'
+                ) from error
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise wrong_argument(
+                name, given, "is no object", 'give an object: {"sliding_window": 32}'
+            )
+        object.__setattr__(self, name, dict(given))
 
     def _check_model(self) -> None:
         if not isinstance(self.model_path, str) or not self.model_path:
@@ -148,6 +196,10 @@ class ServerArgs:
             )
         if self.model_path == SMALL_MODEL:
             object.__setattr__(self, "model_path", HASH_MODEL)
+        if self.model_path == SMALL_SWA_MODEL:
+            overrides = {"sliding_window": _SMALL_WINDOW_TOKENS, **self.json_model_override_args}
+            object.__setattr__(self, "model_path", HASH_MODEL)
+            object.__setattr__(self, "json_model_override_args", overrides)
 
     def _check_lora(self) -> None:
         paths = _lora_folders(self.lora_paths)
@@ -203,7 +255,9 @@ class ServerArgs:
         )
 
 
+_SMALL_WINDOW_TOKENS: Final = 32
 _FLAGS: Final = (
+    "disable_hybrid_swa_memory",
     "disable_radix_cache",
     "enable_priority_scheduling",
     "disable_overlap_schedule",
@@ -233,12 +287,12 @@ def _check_int(name: str, value: object, *, least: int) -> None:
         raise wrong_argument(name, value, "is too small", f"use {least} or more")
 
 
-def _check_conservativeness(value: object) -> None:
-    name = "schedule_conservativeness"
+def _check_number(name: str, value: object, *, most: float | None = None) -> None:
+    hint = "use a number from 0 on" if most is None else f"use a number from 0 to {most:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong_argument(name, value, "is not a number", "use a number from 0 on")
-    if not 0 <= value < float("inf"):
-        raise wrong_argument(name, value, "is impossible", "use a number from 0 on")
+        raise wrong_argument(name, value, "is not a number", hint)
+    if not 0 <= value < float("inf") or (most is not None and value > most):
+        raise wrong_argument(name, value, "is impossible", hint)
 
 
 def _lora_folders(value: object) -> dict[str, str]:

@@ -7,8 +7,10 @@ from itertools import accumulate
 from scripted_core.views import Audit, OwnerKind, PageClaim, PoolAudit, RowAudit
 
 from scripted_reference.engine import Engine
-from scripted_reference.ownership import pool_claims, row_claims
+from scripted_reference.ownership import PoolClaims, pool_claims, row_claims
+from scripted_reference.pools import window_pool_name
 from scripted_reference.scheduler import Scheduler
+from scripted_reference.window_claims import window_claims
 
 
 def engine_audit(engine: Engine, *, held_locks: int) -> Audit:
@@ -17,8 +19,9 @@ def engine_audit(engine: Engine, *, held_locks: int) -> Audit:
     return Audit(
         pools=tuple(
             [
-                pool_audit(scheduler, name=name)
+                pool
                 for name, scheduler in zip(engine.pool_names, schedulers, strict=True)
+                for pool in pool_audits(scheduler, name=name)
             ]
         ),
         rows=row_audit(schedulers),
@@ -28,9 +31,18 @@ def engine_audit(engine: Engine, *, held_locks: int) -> Audit:
     )
 
 
-def pool_audit(scheduler: Scheduler, *, name: str) -> PoolAudit:
-    """Return who owns each page of one replica's KV pool."""
-    claims = pool_claims(scheduler)
+def pool_audits(scheduler: Scheduler, *, name: str) -> list[PoolAudit]:
+    """Return who owns each page of one replica's KV pools; `name` is that of the full one."""
+    audits = [pool_audit(scheduler, pool_claims(scheduler), name=name)]
+    window = scheduler.memory.window
+    if window is not None:
+        claims = window_claims(scheduler, window)
+        audits.append(pool_audit(scheduler, claims, name=window_pool_name(name)))
+    return audits
+
+
+def pool_audit(scheduler: Scheduler, claims: PoolClaims, *, name: str) -> PoolAudit:
+    """Return the claims on one pool in the words of scripted."""
     owners = [
         PageClaim(OwnerKind.FREE, "free", claims.free_pages),
         PageClaim(OwnerKind.TREE, "tree", claims.tree_pages),

@@ -36,6 +36,8 @@ class BatchBuilder:
         rows_left = self._rows.available_size()
         if chunked is None and (rows_left == 0 or not scheduler.waiting_queue):
             return None
+        if chunked is not None:
+            scheduler.memory.leave_window([chunked])
         adder = self.make_adder()
         if chunked is not None and not adder.add_chunked_req(chunked):
             return None
@@ -62,6 +64,7 @@ class BatchBuilder:
             new_token_ratio=self.new_token_ratio.current,
             max_prefill_tokens=args.max_prefill_tokens,
             chunk_tokens=args.chunk_tokens,
+            window=scheduler.memory.window_budget(scheduler.running_batch.reqs),
         )
 
     def admit_waiting(self, adder: PrefillAdder, rows_left: int) -> int:
@@ -98,6 +101,7 @@ class BatchBuilder:
 
     def make_room_for_decode(self) -> None:
         """Evict, then retract, until each running request can get the slot of its next token."""
+        self._scheduler.memory.leave_window(self._scheduler.running_batch.reqs)
         if self._has_room():
             self.new_token_ratio.decay()
             return

@@ -66,7 +66,6 @@ _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "ep_size": ((None, 1), "expert parallelism"),
     "nnodes": ((None, 1), "running on several nodes"),
     "pp_async_batch_depth": ((None, 0), "pipeline parallelism"),
-    "swa_full_tokens_ratio": ((None,), "a sliding-window pool"),
     "disaggregation_mode": ((None, "null"), "prefill/decode disaggregation"),
     "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
     "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
@@ -103,7 +102,18 @@ def parse_engine_kwargs(kwargs: Mapping[str, Any]) -> ServerArgs:
         else:
             raise _unknown(name, known | _WITHOUT_EFFECT | _ONLY_AS.keys())
     args = ServerArgs(**values, without_effect=tuple(sorted(without_effect)))
+    if args.model_path == HASH_MODEL:
+        _check_hash_window(args)
     return _within_the_model(args, asked="context_length" in values)
+
+
+def _check_hash_window(args: ServerArgs) -> None:
+    # That of a model with a config is checked when the model is made.
+    from scripted_reference.models.sliding_window import sliding_window  # it imports `args`
+
+    window = sliding_window(args)
+    if window is not None and not args.disable_hybrid_swa_memory:
+        args.window_pool_tokens(window)
 
 
 def _within_the_model(args: ServerArgs, *, asked: bool) -> ServerArgs:

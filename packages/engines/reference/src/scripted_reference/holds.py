@@ -8,20 +8,64 @@ from scripted_reference.errors import HoldError
 from scripted_reference.memory import IntArray, PagedTokenAllocator, ReqToTokenPool
 
 
+class PageHolds:
+    """Takes pages out of one pool on behalf of somebody else, and keeps the account."""
+
+    def __init__(self, allocator: PagedTokenAllocator) -> None:
+        self.allocator = allocator
+        self._is_held = np.zeros(allocator.num_pages + 1, dtype=np.bool_)
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many pages are held."""
+        return self._count
+
+    def pages(self) -> IntArray:
+        """Return the ids of the held pages, ascending."""
+        return np.flatnonzero(self._is_held)
+
+    def hold(self, n: int) -> IntArray:
+        """Take `n` pages of this pool alone and return their slots; `HoldError` if too few are free."""
+        page_size = self.allocator.page_size
+        slots = self.allocator.alloc_alone(n * page_size) if n >= 0 else None
+        if slots is None:
+            raise HoldError(
+                f"{n} KV pages cannot be held: "
+                f"{self.allocator.available_size() // page_size} are free",
+                hint="evict the prefix tree first, or hold fewer",
+            )
+        self._is_held[slots // page_size] = True
+        self._count += n
+        return slots
+
+    def release(self, indices: IntArray) -> None:
+        """Give back held pages, named by their slot indices; `HoldError` when one is not held."""
+        page_size = self.allocator.page_size
+        pages = np.unique(np.asarray(indices, dtype=np.int64) // page_size)
+        foreign = [int(page) for page in pages if not self._is_held_page(int(page))]
+        if foreign:
+            raise HoldError(f"KV pages {foreign} were released but are not held")
+        self._is_held[pages] = False
+        self._count -= len(pages)
+        self.allocator.free(pages * page_size)
+
+    def _is_held_page(self, page: int) -> bool:
+        return 0 < page < len(self._is_held) and bool(self._is_held[page])
+
+
 class MemoryHolds:
-    """Takes pages and rows out of the pools on behalf of somebody else, and keeps the account."""
+    """What is held of the full pool and of the request rows."""
 
     def __init__(self, *, allocator: PagedTokenAllocator, rows: ReqToTokenPool) -> None:
-        self._allocator = allocator
+        self._pages = PageHolds(allocator)
         self._rows = rows
-        self._is_held = np.zeros(allocator.num_pages + 1, dtype=np.bool_)
-        self._page_count = 0
         self._held_rows: list[int] = []
 
     @property
     def page_count(self) -> int:
         """How many pages are held."""
-        return self._page_count
+        return self._pages.count
 
     @property
     def row_count(self) -> int:
@@ -30,7 +74,7 @@ class MemoryHolds:
 
     def pages(self) -> IntArray:
         """Return the ids of the held pages, ascending."""
-        return np.flatnonzero(self._is_held)
+        return self._pages.pages()
 
     def rows(self) -> tuple[int, ...]:
         """Return the held rows, in the order in which they were taken."""
@@ -38,28 +82,11 @@ class MemoryHolds:
 
     def hold_pages(self, n: int) -> IntArray:
         """Take `n` pages and return their slot indices; `HoldError` when fewer are free."""
-        page_size = self._allocator.page_size
-        slots = self._allocator.alloc(n * page_size) if n >= 0 else None
-        if slots is None:
-            raise HoldError(
-                f"{n} KV pages cannot be held: "
-                f"{self._allocator.available_size() // page_size} are free",
-                hint="evict the prefix tree first, or hold fewer",
-            )
-        self._is_held[slots // page_size] = True
-        self._page_count += n
-        return slots
+        return self._pages.hold(n)
 
     def release_pages(self, indices: IntArray) -> None:
         """Give back held pages, named by their slot indices; `HoldError` when one is not held."""
-        page_size = self._allocator.page_size
-        pages = np.unique(np.asarray(indices, dtype=np.int64) // page_size)
-        foreign = [int(page) for page in pages if not self._is_held_page(int(page))]
-        if foreign:
-            raise HoldError(f"KV pages {foreign} were released but are not held")
-        self._is_held[pages] = False
-        self._page_count -= len(pages)
-        self._allocator.free(pages * page_size)
+        self._pages.release(indices)
 
     def hold_rows(self, n: int) -> list[int]:
         """Take `n` request rows and return them; `HoldError` when fewer are free."""
@@ -80,6 +107,3 @@ class MemoryHolds:
         for row in rows:
             self._held_rows.remove(row)
             self._rows.free(row)
-
-    def _is_held_page(self, page: int) -> bool:
-        return 0 < page < len(self._is_held) and bool(self._is_held[page])

@@ -90,10 +90,11 @@ class PagedTokenAllocator:
             raise ValueError(
                 f"{need_tokens} tokens cannot be taken in whole pages of {self.page_size}"
             )
-        pages = self._take(need_tokens // self.page_size)
-        if pages is None or self.page_size == 1:
-            return pages
-        return (pages[:, None] * self.page_size + self._offsets).reshape(-1)
+        return self._slots_of(self._take(need_tokens // self.page_size))
+
+    def alloc_alone(self, need_tokens: int) -> IntArray | None:
+        """Do as `alloc`, and take nothing of another pool besides, where there is one."""
+        return self._slots_of(PagedTokenAllocator._take(self, need_tokens // self.page_size))
 
     def alloc_extend(self, *, prefix_len: int, seq_len: int, last_loc: int) -> IntArray | None:
         """Take slots for positions `prefix_len` to `seq_len` of one request, or return `None`.
@@ -167,6 +168,11 @@ class PagedTokenAllocator:
         self._free_count = left
         self._is_free[pages] = False
         return pages
+
+    def _slots_of(self, pages: IntArray | None) -> IntArray | None:
+        if pages is None or self.page_size == 1:
+            return pages
+        return (pages[:, None] * self.page_size + self._offsets).reshape(-1)
 
     def _named(self, pages: IntArray) -> str:
         first = ", ".join(str(page * self.page_size) for page in pages[:_NAMED_AT_MOST])

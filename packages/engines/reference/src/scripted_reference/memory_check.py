@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from scripted_reference.errors import PoolLeakError
 from scripted_reference.memory import paged_growth
+from scripted_reference.window_claims import check_window
 
 if TYPE_CHECKING:
     from scripted_reference.scheduler import Scheduler
@@ -33,6 +34,8 @@ def check_memory(scheduler: Scheduler) -> None:
             f"prefix tree + {requested} of requests + {held} held = {total}",
             hint=_what_to_do(allocator.size - total),
         )
+    if scheduler.memory.window is not None:
+        check_window(scheduler, scheduler.memory.window)
     row_total = rows.available_size() + len(owners) + scheduler.holds.row_count
     if row_total != rows.size:
         raise PoolLeakError(

@@ -150,6 +150,7 @@ class RadixCache:
                 leaf.hit_count += not chunked
                 self._evictable_size += len(leaf.key)
                 self._flat_values = None
+                self._on_new_leaf(leaf)
                 break
             matched = self._common_len(child.key, tokens, position)
             if matched < len(child.key):
@@ -256,12 +257,13 @@ class RadixCache:
             return
         tokens = req.fill_ids[: req.kv_committed_len]
         present = self.insert(tokens, row, chunked=chunked, extra_key=req.lora_path)
-        self.token_to_kv_pool_allocator.free(row[req.cache_protected_len : present])
-        indices, last_node = self.match_prefix(tokens, extra_key=req.lora_path)
+        self._free_duplicates(req, tokens, present=present)
+        # Not what a newcomer could use of it: all that the tree owns now.
+        indices, last_node = RadixCache.match_prefix(self, tokens, extra_key=req.lora_path)
         row[req.cache_protected_len : len(indices)] = indices[req.cache_protected_len :]
         req.cache_protected_len = len(indices)
         req.prefix_indices = row[: req.kv_committed_len].copy()
-        self._move_lock(req, last_node)
+        self.move_lock(req, last_node)
 
     def cache_finished_req(self, req: Req, *, is_insert: bool = True) -> None:
         """Take back the request's KV: into the tree, or with `is_insert=False` into the free pages.
@@ -273,17 +275,22 @@ class RadixCache:
         if is_insert and not self.disable:
             tokens = (*req.origin_input_ids, *req.output_ids)[: req.kv_committed_len]
             present = self.insert(tokens, row, extra_key=req.lora_path)
-            self.token_to_kv_pool_allocator.free(row[keep_from:present])
+            self._free_duplicates(req, tokens, present=present)
             keep_from = len(tokens) // self.page_size * self.page_size
         self.token_to_kv_pool_allocator.free(row[keep_from : req.kv_allocated_len])
-        self._move_lock(req, None)
+        self.move_lock(req, None)
 
     def _row(self, req: Req) -> IntArray:
         assert req.req_pool_idx is not None, f"{req!r} has no row"
         row: IntArray = self.req_to_token_pool.req_to_token[req.req_pool_idx]
         return row
 
-    def _move_lock(self, req: Req, node: TreeNode | None) -> None:
+    def _free_duplicates(self, req: Req, tokens: Sequence[int], *, present: int) -> None:
+        """Free the request's own slots of tokens that were in the tree already."""
+        self.token_to_kv_pool_allocator.free(self._row(req)[req.cache_protected_len : present])
+
+    def move_lock(self, req: Req, node: TreeNode | None) -> None:
+        """Lock the node that a request's prefix ends at, if there is one, and unlock the one before."""
         # The new path is locked first, so that nothing on both paths is ever unlocked in between.
         if node is not None:
             self.inc_lock_ref(node)
@@ -292,6 +299,9 @@ class RadixCache:
         req.last_node = node
 
     # --- the tree itself
+
+    def _on_new_leaf(self, leaf: TreeNode) -> None:
+        """A leaf was added; nothing is counted here that has to know."""
 
     def _new_node(
         self,

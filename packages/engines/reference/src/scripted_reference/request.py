@@ -66,6 +66,8 @@ class Req:
         kv_committed_len: so many slots of its row hold valid KV once the last batch that it is in has
             run.
         kv_allocated_len: so many entries of its row are slots it may use.
+        swa_evicted_len: so many slots from the start of its row have no window slots of its own.
+        swa_lock_start: from which position on it has locked window slots of the tree, if it has.
         is_chunked: chunks that are scheduled while their result is not processed.
         retraction_count: how often it went back to the waiting queue.
         max_new_tokens: the length limit, clipped to what context and pool can hold.
@@ -102,6 +104,8 @@ class Req:
         "rid",
         "sampling_params",
         "stop_ids",
+        "swa_evicted_len",
+        "swa_lock_start",
         "top_logprobs_num",
     )
 
@@ -217,6 +221,8 @@ class Req:
         self.cache_protected_len = 0
         self.kv_committed_len = 0
         self.kv_allocated_len = 0
+        self.swa_evicted_len = 0
+        self.swa_lock_start: int | None = None
         self.is_chunked = 0
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from scripted_reference.memory_check import check_memory
 from scripted_reference.messages import GenerateReq, Message, PauseMode
 from scripted_reference.models.base import BatchResult, Model
 from scripted_reference.models.factory import load_model
+from scripted_reference.models.sliding_window import sliding_window
 from scripted_reference.observer import NoObserver, SchedulerObserver
 from scripted_reference.request import Req
 from scripted_reference.results import ResultProcessor
@@ -55,18 +56,21 @@ class Scheduler:
         self.observer: SchedulerObserver = observer or NoObserver()
         self.page_size = args.page_size
         self.enable_overlap = not args.disable_overlap_schedule
-        self.memory = memory = EngineMemory(args)
+        self.memory = memory = EngineMemory(args, sliding_window=sliding_window(args))
         self.token_to_kv_pool_allocator = memory.allocator
         self.token_to_kv_pool = memory.kv_pool
         self.req_to_token_pool = memory.rows
         self.tree_cache = memory.tree_cache
         self.holds = memory.holds
         self.model: Model = load_model(
-            args, kv_pool=self.token_to_kv_pool, req_to_token_pool=self.req_to_token_pool
+            args,
+            kv_pool=self.token_to_kv_pool,
+            req_to_token_pool=self.req_to_token_pool,
+            window=memory.window_storage,
         )
         self.limits = RequestLimits(
             context_len=args.context_length,
-            pool_tokens=self.token_to_kv_pool_allocator.size,
+            pool_tokens=memory.tokens_for_one(args.chunk_tokens),
             page_size=args.page_size,
             vocab_size=self.model.vocab_size,
             supports_logprobs=self.model.supports_logprobs,

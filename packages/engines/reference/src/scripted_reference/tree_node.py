@@ -23,6 +23,8 @@ class TreeNode:
         lock_ref: how many requests (or others) need this node; at least as many as any child has.
         hit_count: how often a request left its KV here or came by, chunks not counted.
         last_access_time: the tree's own clock, which counts accesses.
+        swa_lock_ref: how many need the window slots of this node, in a tree over a window pool.
+        swa_count: how many of its slots have window slots.
         extra_key: what its KV depends on besides the tokens, such as the name of a LoRA adapter.
         id: its number, in the order of creation.
     """
@@ -36,6 +38,8 @@ class TreeNode:
         "last_access_time",
         "lock_ref",
         "parent",
+        "swa_count",
+        "swa_lock_ref",
         "value",
     )
 
@@ -57,6 +61,8 @@ class TreeNode:
         self.lock_ref = 0
         self.hit_count = 0
         self.last_access_time = 0
+        self.swa_lock_ref = 0
+        self.swa_count = 0
 
     def __repr__(self) -> str:
         return f"TreeNode(id={self.id}, tokens={len(self.key)}, lock_ref={self.lock_ref})"

@@ -122,8 +122,8 @@ def test_what_lies_behind_a_context_is_not_read(
 ) -> None:
     """Not even with weight zero: zero times NaN would be NaN."""
     it = lab(folder, device=device)
-    it.model.kv.keys[:, 2000:] = float("nan")
-    it.model.kv.values[:, 2000:] = float("nan")
+    for stored in (*it.model.kv.keys, *it.model.kv.values):
+        stored[2000:] = float("nan")
     it.rows.req_to_token[:] = 2000  # stale entries of an earlier owner of the row
     neighbour = it.request(random_prompt(0, 200))
     req = it.request(random_prompt("p", LENGTH))

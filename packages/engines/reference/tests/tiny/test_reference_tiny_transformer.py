@@ -37,6 +37,8 @@ LLAMA3_ROPE = {
             "Llama",
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}},
         ),
+        ("Qwen3", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 2}),
     ],
 )
 def test_logits_are_those_of_transformers(
@@ -105,10 +107,11 @@ def test_the_reserved_page_stays_zero(
 ) -> None:
     ours = lab(config_folder(), page_size=4)
     ours.extend((ours.request(random_prompt(0, 5)), 5), (ours.request(random_prompt(1, 9)), 9))
-    for stored in (ours.model.kv.keys, ours.model.kv.values):
-        assert stored.shape == (2, 4100, 2, 16)
-        assert not stored[:, :4].any()
-        assert stored[:, 4:9].any(dim=(2, 3)).all()
+    assert len(ours.model.kv.keys) == len(ours.model.kv.values) == 2
+    for stored in (*ours.model.kv.keys, *ours.model.kv.values):
+        assert stored.shape == (4100, 2, 16)
+        assert not stored[:4].any()
+        assert stored[4:9].any(dim=(1, 2)).all()
 
 
 def test_random_weights_depend_on_the_seed_alone(config_folder: Callable[..., Path]) -> None:
@@ -195,7 +198,12 @@ def test_damaged_files(lab: Any, config_folder: Callable[..., Path], tmp_path: P
         ({"vocab_size": 0}, "vocab_size=0 is not a positive integer"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads=3"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not implemented"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": None},
+            "sliding_window=None does not say how long",
+        ),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "is not implemented"),
+        ({"layer_types": ["full_attention"]}, "1 entries for 2 layers"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not implemented"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor=None"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),

@@ -240,7 +240,7 @@ class HeldPageHandedOut(MemoryHolds):
     def hold_pages(self, n: int) -> IntArray:
         """Give one back at once."""
         slots = super().hold_pages(n)
-        self._allocator.free(slots[-1:])
+        self._pages.allocator.free(slots[-1:])
         return slots
 
 

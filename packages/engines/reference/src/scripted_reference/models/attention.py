@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scripted_reference.hybrid_memory import WindowStorage
 from scripted_reference.memory import IntArray, ReqToTokenPool
 from scripted_reference.models.kv_storage import LayerKV
 from scripted_reference.models.lanes import LANES, SPARE, Lanes
@@ -78,30 +79,57 @@ class Contexts:
     """Finds the contexts of groups of lanes."""
 
     def __init__(
-        self, req_to_token_pool: ReqToTokenPool, *, heads: HeadMap, device: torch.device
+        self,
+        req_to_token_pool: ReqToTokenPool,
+        *,
+        heads: HeadMap,
+        device: torch.device,
+        window: WindowStorage | None = None,
     ) -> None:
         self._table = req_to_token_pool.req_to_token
         self._heads = heads
         self._device = device
+        self._window = window
         # Contexts grow slowly: the next group mostly needs what the last one needed.
         self._workspace = Workspace(1, heads, device=device)
         self._columns: IntArray = np.arange(self._table.shape[1] + KEY_BLOCK)
 
     def plan(self, group: Lanes) -> ContextPlan:
         """Return where the lanes of a group write their KV and find their contexts."""
+        visible = self._visible(group)
+        return self._plan(visible, slots=self._slots(group, visible), locs=group.locs)
+
+    def window_plan(self, group: Lanes) -> ContextPlan:
+        """Return the same for the layers with a sliding window, whose KV is in window slots."""
+        window = self._window
+        assert window is not None, "the model has layers with a sliding window"
+        visible = self._visible(group)
+        visible &= self._columns[: visible.shape[1]] > group.positions[:, None] - window.length
+        locs = np.where(group.locs == SPARE, SPARE, window.mapping[group.locs])
+        slots = window.mapping[self._slots(group, visible)]
+        return self._plan(visible, slots=slots, locs=locs)
+
+    def _visible(self, group: Lanes) -> npt.NDArray[np.bool_]:
+        """Return `bool[LANES, padded_len]`: the positions up to each lane's own."""
         blocks = -(-(int(group.positions.max()) + 1) // KEY_BLOCK)
+        visible: npt.NDArray[np.bool_] = (
+            self._columns[: blocks * KEY_BLOCK] <= group.positions[:, None]
+        )
+        return visible
+
+    def _plan(
+        self, visible: npt.NDArray[np.bool_], *, slots: IntArray, locs: IntArray
+    ) -> ContextPlan:
+        blocks = visible.shape[1] // KEY_BLOCK
         if self._workspace.blocks != blocks:
             self._workspace = Workspace(blocks, self._heads, device=self._device)
-        padded_len = blocks * KEY_BLOCK
-        visible = self._columns[:padded_len] <= group.positions[:, None]
-        slots = self._slots(group, visible)
         # Blocks first: wherever a block lies, its strides are the same.
         by_block = slots.reshape(LANES, blocks, KEY_BLOCK).transpose(1, 0, 2).reshape(-1)
         mask = np.where(visible, _VISIBLE, _HIDDEN)
         mask = mask.reshape(LANES, blocks, 1, KEY_BLOCK).transpose(1, 0, 2, 3)
         heads = self._heads
         value_rows = (slots * heads.num_kv_heads)[:, None] + heads.key_head[:, None]
-        written = np.flatnonzero(group.locs != SPARE)
+        written = np.flatnonzero(locs != SPARE)
         return ContextPlan(
             heads,
             self._workspace,
@@ -109,7 +137,7 @@ class Contexts:
             mask=torch.from_numpy(mask).to(self._device),
             value_rows=torch.from_numpy(value_rows.reshape(-1)).to(self._device),
             written=torch.from_numpy(written).to(self._device),
-            locs=torch.from_numpy(group.locs[written]).to(self._device),
+            locs=torch.from_numpy(locs[written]).to(self._device),
         )
 
     def _slots(self, group: Lanes, visible: npt.NDArray[np.bool_]) -> IntArray:

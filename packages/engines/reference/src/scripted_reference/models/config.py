@@ -12,6 +12,7 @@ from scripted_registry.errors import ConfigError
 
 from scripted_reference.models.folder import is_positive_number, read_json
 from scripted_reference.models.rope import RopeParameters, read_rope
+from scripted_reference.models.window_layers import read_windows
 
 CONFIG_FILE: Final = "config.json"
 
@@ -52,6 +53,8 @@ class TransformerConfig:
         mlp_bias: whether the three projections of the MLP have one.
         qk_norm: whether each head's query and key are normalized, as in Qwen3.
         tie_word_embeddings: whether the output matrix is the embedding matrix.
+        sliding_window: tokens that a layer with a window sees, the newest included; `None` without such.
+        window_layers: the indices of the layers that have one.
         eos_token_id: the end-of-sequence token, or `NO_EOS_TOKEN`.
     """
 
@@ -72,6 +75,8 @@ class TransformerConfig:
     qk_norm: bool
     tie_word_embeddings: bool
     eos_token_id: int
+    sliding_window: int | None = None
+    window_layers: frozenset[int] = frozenset()
 
     @property
     def qkv_size(self) -> int:
@@ -79,11 +84,12 @@ class TransformerConfig:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
 
-def read_config(folder: Path) -> TransformerConfig:
+def read_config(folder: Path, *, overrides: Mapping[str, Any] | None = None) -> TransformerConfig:
     """Read `config.json`, and the end-of-sequence token also from `generation_config.json`.
 
-    Raises `ConfigError` for a missing or malformed file, for another architecture, and for a feature
-    that would change the results and is not implemented.
+    What is in `overrides` replaces what is in the file. Raises `ConfigError` for a missing or malformed
+    file, for another architecture, and for a feature that would change the results and is not
+    implemented.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -91,20 +97,22 @@ def read_config(folder: Path) -> TransformerConfig:
             f"{folder} has no {CONFIG_FILE}",
             hint="give the folder that holds the model's config.json and *.safetensors",
         )
-    raw = read_json(file)
+    raw = {**read_json(file), **(overrides or {})}
     architecture = _architecture(raw, file)
     _refuse_unknown_features(raw, file)
     heads = _size(raw, "num_attention_heads", file)
     hidden_size = _size(raw, "hidden_size", file, multiple=_DIMENSION_MULTIPLE)
     attention_bias = _flag(raw, "attention_bias", file)
     qwen2 = architecture is Architecture.QWEN2
+    num_layers = _size(raw, "num_hidden_layers", file)
+    window, window_layers = read_windows(raw, file, num_layers=num_layers)
     config = TransformerConfig(
         file=file,
         architecture=architecture,
         vocab_size=_size(raw, "vocab_size", file),
         hidden_size=hidden_size,
         intermediate_size=_size(raw, "intermediate_size", file, multiple=_DIMENSION_MULTIPLE),
-        num_layers=_size(raw, "num_hidden_layers", file),
+        num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=_size(raw, "num_key_value_heads", file, default=heads),
         head_dim=_size(
@@ -118,6 +126,8 @@ def read_config(folder: Path) -> TransformerConfig:
         qk_norm=architecture is Architecture.QWEN3,
         tie_word_embeddings=_flag(raw, "tie_word_embeddings", file),
         eos_token_id=_eos_token_id(raw, folder),
+        sliding_window=window,
+        window_layers=window_layers,
     )
     if config.num_heads % config.num_kv_heads:
         raise ConfigError(
@@ -143,8 +153,6 @@ def _architecture(raw: Mapping[str, Any], file: Path) -> Architecture:
 def _refuse_unknown_features(raw: Mapping[str, Any], file: Path) -> None:
     wrong = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": bool(raw.get("use_sliding_window", False)),
-        "layer_types": not _is_full_attention(raw.get("layer_types")),
         "quantization_config": raw.get("quantization_config") is not None,
         "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
     }
@@ -152,14 +160,8 @@ def _refuse_unknown_features(raw: Mapping[str, Any], file: Path) -> None:
         if is_wrong:
             raise ConfigError(
                 f"{file}: {key}={raw[key]!r} is not implemented in the reference engine",
-                hint="use a model with SiLU, full attention in each layer and unquantized weights",
+                hint="use a model with SiLU and unquantized weights",
             )
-
-
-def _is_full_attention(layer_types: object) -> bool:
-    if layer_types is None:
-        return True
-    return isinstance(layer_types, list) and all(kind == "full_attention" for kind in layer_types)
 
 
 def _eos_token_id(raw: Mapping[str, Any], folder: Path) -> int:

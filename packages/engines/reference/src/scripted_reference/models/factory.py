@@ -12,12 +12,17 @@ from scripted_reference.models.folder import model_folder
 
 if TYPE_CHECKING:
     from scripted_reference.args import ServerArgs
+    from scripted_reference.hybrid_memory import WindowStorage
     from scripted_reference.memory import ReqToTokenPool, TokenToKVPool
     from scripted_reference.models.base import Model
 
 
 def load_model(
-    args: ServerArgs, *, kv_pool: TokenToKVPool, req_to_token_pool: ReqToTokenPool
+    args: ServerArgs,
+    *,
+    kv_pool: TokenToKVPool,
+    req_to_token_pool: ReqToTokenPool,
+    window: WindowStorage | None = None,
 ) -> Model:
     """Return the model that `args.model_path` names; torch is imported only for one that needs it.
 
@@ -27,7 +32,10 @@ def load_model(
         from scripted_reference.models.hash_model import HashModel
 
         return HashModel(
-            kv_pool=kv_pool, req_to_token_pool=req_to_token_pool, seed=args.random_seed
+            kv_pool=kv_pool,
+            req_to_token_pool=req_to_token_pool,
+            seed=args.random_seed,
+            window=window,
         )
     folder = model_folder(args.model_path)
     for module in ("torch", "safetensors"):
@@ -46,4 +54,6 @@ def load_model(
         num_slots=kv_pool.size + kv_pool.page_size,
         req_to_token_pool=req_to_token_pool,
         lora_paths=args.lora_paths,
+        config_overrides=args.json_model_override_args,
+        window=window,
     )

@@ -19,30 +19,30 @@ without a pool.
 A request whose temperature is not greedy (see `models/temperature.py`) has an `output_offset` of its
 own, drawn from its sampling seed (the engine's `random_seed` by default): other tokens, which depend on
 nothing but the context and that seed. How high the temperature is makes no difference.
+
+With a sliding window it has one layer more, `models/hash_window.py`, whose output is added to the sum.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from scripted_reference.hybrid_memory import WindowStorage
 from scripted_reference.memory import IntArray, ReqToTokenPool, TokenToKVPool
 from scripted_reference.models.base import BatchResult
+from scripted_reference.models.hash_arrays import WordArray, mix64_array, powers, words
 from scripted_reference.models.hash_weights import (
     EOS_TOKEN_ID,
     GOLDEN_GAMMA,
-    MASK_64,
-    MIX_1,
-    MIX_2,
     VOCAB_SIZE,
     HashWeights,
+    WindowWeights,
     sampling_offset,
 )
+from scripted_reference.models.hash_window import WindowLayer
 from scripted_reference.models.temperature import is_greedy
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
-
-WordArray = npt.NDArray[np.uint64]
 
 
 class HashModel:
@@ -55,6 +55,7 @@ class HashModel:
         req_to_token_pool: ReqToTokenPool,
         seed: int = 0,
         vocab_size: int = VOCAB_SIZE,
+        window: WindowStorage | None = None,
     ) -> None:
         self._kv_pool = kv_pool
         self._req_to_token_pool = req_to_token_pool
@@ -64,22 +65,29 @@ class HashModel:
         self._seed = seed
         self._offsets_reqs: list[Req] = []
         # NumPy wraps silently in arrays but warns about scalars, so even constants are arrays.
-        self._chain_in = _words(weights.chain_in)
-        self._chain_offset = _words(weights.chain_offset)
-        self._output_offset = _words(weights.output_offset)
+        self._chain_in = words(weights.chain_in)
+        self._chain_offset = words(weights.chain_offset)
+        self._output_offset = words(weights.output_offset)
         self._current_offsets: WordArray = self._output_offset
         self._columns: IntArray = np.arange(context_len, dtype=np.int64)
-        position_mul = _mix64(
-            _words(weights.position_seed)
-            + (self._columns + 1).astype(np.uint64) * _words(GOLDEN_GAMMA)
-        ) | _words(1)
+        position_mul = mix64_array(
+            words(weights.position_seed)
+            + (self._columns + 1).astype(np.uint64) * words(GOLDEN_GAMMA)
+        ) | words(1)
         # One weight for each position and each of the two words of a slot.
-        self._slot_weights: WordArray = position_mul[:, None] * _words(
+        self._slot_weights: WordArray = position_mul[:, None] * words(
             weights.slot_word, weights.slot_chain
         )
         # growth**0, growth**1, ... and their inverses: they turn the chain into a running sum.
-        self._growth = _powers(weights.growth, context_len + 1)
-        self._inverse_growth = _powers(pow(weights.growth, -1, 1 << 64), context_len + 1)
+        self._growth = powers(weights.growth, context_len + 1)
+        self._inverse_growth = powers(pow(weights.growth, -1, 1 << 64), context_len + 1)
+        self._window = None
+        if window is not None:
+            self._window = WindowLayer(
+                WindowWeights.from_seed(seed),
+                storage=window,
+                table=req_to_token_pool.req_to_token,
+            )
 
     @property
     def kv(self) -> TokenToKVPool:
@@ -112,25 +120,27 @@ class HashModel:
         return BatchResult(self._next_tokens(sums, batch.reqs))
 
     def _decode(self, batch: ScheduleBatch) -> WordArray:
-        words = self._kv_pool.words
+        stored = self._kv_pool.words
         seq_lens = batch.seq_lens
         width = batch.max_seq_len
         slots = self._req_to_token_pool.req_to_token[batch.rows, :width]
         last = seq_lens - 1
         previous = slots[np.arange(len(last)), last - 1]
         word = (batch.input_ids + (last << 32)).view(np.uint64)
-        chain = words[previous, 1] * self._growth[1:2] + word * self._chain_in + self._chain_offset
-        words[batch.out_cache_loc, 0] = word
-        words[batch.out_cache_loc, 1] = chain
+        chain = stored[previous, 1] * self._growth[1:2] + word * self._chain_in + self._chain_offset
+        stored[batch.out_cache_loc, 0] = word
+        stored[batch.out_cache_loc, 1] = chain
         # What lies behind the end of a shorter context is read from the reserved page, which is zero.
         slots *= self._columns[:width] < seq_lens[:, None]
-        context = words.take(slots, axis=0)
+        context = stored.take(slots, axis=0)
         context *= self._slot_weights[:width]
         sums: WordArray = context.reshape(len(slots), -1).sum(axis=1)
+        if self._window is not None:
+            sums += self._window.decode(batch, word, chain)
         return sums
 
     def _extend(self, batch: ScheduleBatch) -> WordArray:
-        words = self._kv_pool.words
+        stored = self._kv_pool.words
         table = self._req_to_token_pool.req_to_token
         sums = np.empty(len(batch.reqs), dtype=np.uint64)
         offset = 0
@@ -147,18 +157,22 @@ class HashModel:
             ]
             chain = np.cumsum(added, dtype=np.uint64)
             if start:
-                chain += words[table[row, start - 1 : start], 1]
+                chain += stored[table[row, start - 1 : start], 1]
             chain *= self._growth[1 : length + 1]
             locs = batch.out_cache_loc[here]
-            words[locs, 0] = word
-            words[locs, 1] = chain
-            context = words.take(table[row, :end], axis=0)
+            stored[locs, 0] = word
+            stored[locs, 1] = chain
+            context = stored.take(table[row, :end], axis=0)
             context *= self._slot_weights[:end]
             sums[i] = context.sum()
+            if self._window is not None:
+                sums[i : i + 1] += self._window.extend(
+                    row=row, start=start, locs=locs, word=word, chain=chain
+                )
         return sums
 
     def _next_tokens(self, sums: WordArray, reqs: list[Req]) -> IntArray:
-        mixed = _mix64(sums + self._offsets(reqs))
+        mixed = mix64_array(sums + self._offsets(reqs))
         return (mixed % np.uint64(self._vocab_size)).view(np.int64)
 
     def _offsets(self, reqs: list[Req]) -> WordArray:
@@ -168,7 +182,7 @@ class HashModel:
             self._offsets_reqs = reqs
             sampled = any(not is_greedy(req.sampling_params.temperature) for req in reqs)
             self._current_offsets = (
-                _words(*map(self._offset_of, reqs)) if sampled else self._output_offset
+                words(*map(self._offset_of, reqs)) if sampled else self._output_offset
             )
         return self._current_offsets
 
@@ -177,19 +191,3 @@ class HashModel:
         if is_greedy(params.temperature):
             return int(self._output_offset[0])
         return sampling_offset(self._seed if params.seed is None else params.seed)
-
-
-def _words(*values: int) -> WordArray:
-    return np.array([value & MASK_64 for value in values], dtype=np.uint64)
-
-
-def _powers(base: int, count: int) -> WordArray:
-    factors = np.full(count, base, dtype=np.uint64)
-    factors[0] = 1
-    return np.cumprod(factors, dtype=np.uint64)
-
-
-def _mix64(values: WordArray) -> WordArray:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(MIX_1)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(MIX_2)
-    return values ^ (values >> np.uint64(31))

@@ -76,3 +76,42 @@ class HashWeights:
             position_seed=position_seed,
             output_offset=offset,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class WindowWeights:
+    """Those of the sliding-window layer; all but `offset` and `omega_seed` are odd.
+
+    Attributes:
+        slot_word: weighs a token and its position in a record.
+        slot_chain: weighs its chained hash in it.
+        growth: what the state is multiplied by from one token to the next.
+        offset: is added to the state with every token.
+        omega_seed: seed of the stream of the weights of a window's records.
+        output: weighs the last state in the sum that the next token is made of.
+    """
+
+    slot_word: int
+    slot_chain: int
+    growth: int
+    offset: int
+    omega_seed: int
+    output: int
+
+    @classmethod
+    def from_seed(cls, seed: int) -> WindowWeights:
+        """Draw all of them, from the numbers of the stream that nothing else uses."""
+        draws = [splitmix64(mix64(seed), _SAMPLING_DRAW + 1 + index) for index in range(6)]
+        slot_word, slot_chain, growth, offset, omega_seed, output = draws
+        return cls(
+            slot_word=slot_word | 1,
+            slot_chain=slot_chain | 1,
+            growth=growth | 1,
+            offset=offset,
+            omega_seed=omega_seed,
+            output=output | 1,
+        )
+
+    def omega(self, tokens_ago: int) -> int:
+        """Return the weight of the record of so many tokens before the newest one."""
+        return splitmix64(self.omega_seed, tokens_ago) | 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from scripted_reference.hybrid_memory import WindowStorage
 from scripted_reference.memory import IntArray
 
 FloatArray = npt.NDArray[np.float32]
@@ -14,9 +17,12 @@ FloatArray = npt.NDArray[np.float32]
 class PagedKV:
     """Keys and values of all layers, addressed by slot.
 
+    Layers with a sliding window have window slots; those behind the others' full slots are found in the
+    mapping of `window`.
+
     Attributes:
-        keys: `float32[layers, slots, kv_heads, head_dim]`, rotated. The slots of the reserved page
-            stay zero.
+        keys: for each layer `float32[slots, kv_heads, head_dim]`, rotated. The slots of the reserved
+            page stay zero.
         values: the same of the values.
     """
 
@@ -28,10 +34,21 @@ class PagedKV:
         num_kv_heads: int,
         head_dim: int,
         device: torch.device,
+        window: WindowStorage | None = None,
+        window_layers: Collection[int] = (),
     ) -> None:
-        shape = (num_layers, num_slots, num_kv_heads, head_dim)
-        self.keys = torch.zeros(shape, dtype=torch.float32, device=device)
-        self.values = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._mapping = None if window is None else window.mapping
+        self._has_window = [layer in window_layers for layer in range(num_layers)]
+
+        def zeros(layer: int) -> torch.Tensor:
+            slots = num_slots
+            if self._has_window[layer]:
+                assert window is not None, "a layer with a window has a storage for it"
+                slots = window.num_slots
+            return torch.zeros((slots, num_kv_heads, head_dim), device=device)
+
+        self.keys = [zeros(layer) for layer in range(num_layers)]
+        self.values = [zeros(layer) for layer in range(num_layers)]
         self._layers = [
             LayerKV(keys.flatten(start_dim=1), values.flatten(start_dim=1), num_kv_heads)
             for keys, values in zip(self.keys, self.values, strict=True)
@@ -42,21 +59,33 @@ class PagedKV:
         return self._layers[index]
 
     def read(self, slots: int | IntArray) -> FloatArray:
-        """Return a copy of a slot, `float32[2, layers, kv_heads, head_dim]`: its keys, its values.
+        """Return a copy of a full slot, and of the window slot beside it where a layer has windows.
 
-        Of several slots, `float32[2, layers, slots, kv_heads, head_dim]`.
+        Of a slot it is `float32[2, layers, kv_heads, head_dim]`: its keys, its values. Of several slots
+        it is `float32[2, layers, slots, kv_heads, head_dim]`.
         """
-        where = slots if isinstance(slots, int) else torch.from_numpy(slots)
-        content = torch.stack((self.keys[:, where], self.values[:, where]))
+        content = torch.stack(
+            [
+                torch.stack(
+                    [stored[self._where(slots, layer)] for layer, stored in enumerate(part)]
+                )
+                for part in (self.keys, self.values)
+            ]
+        )
         copied: FloatArray = content.cpu().numpy()
         return copied
 
     def write(self, slots: int | IntArray, content: FloatArray) -> None:
         """Overwrite a slot, or several, in all layers with what `read` returned of it or of others."""
-        keys, values = torch.from_numpy(np.array(content, dtype=np.float32)).unbind(0)
-        where = slots if isinstance(slots, int) else torch.from_numpy(slots)
-        self.keys[:, where] = keys.to(self.keys.device)
-        self.values[:, where] = values.to(self.values.device)
+        given = torch.from_numpy(np.array(content, dtype=np.float32))
+        for part, new in zip((self.keys, self.values), given.unbind(0), strict=True):
+            for layer, stored in enumerate(part):
+                stored[self._where(slots, layer)] = new[layer].to(stored.device)
+
+    def _where(self, slots: int | IntArray, layer: int) -> int | torch.Tensor:
+        if self._mapping is not None and self._has_window[layer]:
+            slots = int(self._mapping[slots]) if isinstance(slots, int) else self._mapping[slots]
+        return slots if isinstance(slots, int) else torch.from_numpy(slots)
 
 
 class LayerKV:

@@ -71,11 +71,12 @@ class Transformer:
         *,
         plan: ContextPlan,
         kv: PagedKV,
+        window_plan: ContextPlan | None = None,
         adapters: Sequence[LaneAdapter] = (),
     ) -> torch.Tensor:
         """Write the lanes' KV and return their last hidden states, `[LANES, hidden]`, normalized.
 
-        `tokens` and `positions` are `int64[LANES]`.
+        `tokens` and `positions` are `int64[LANES]`; `window_plan` is that of the layers with a window.
         """
         x = self._embedding.index_select(0, tokens)
         cos = self._cos.index_select(0, positions).unsqueeze(1)
@@ -83,7 +84,9 @@ class Transformer:
         for index, layer in enumerate(self._layers):
             normed = self._norm(x, layer.input_norm)
             qkv = _product(normed, layer, index, Linear.QKV, adapters)
-            attended = self._attention(qkv, layer, kv.layer(index), cos, sin, plan)
+            seen = plan if index not in self._config.window_layers else window_plan
+            assert seen is not None, "there are layers with a sliding window"
+            attended = self._attention(qkv, layer, kv.layer(index), cos, sin, seen)
             x = x + _product(attended, layer, index, Linear.OUTPUT, adapters)
             normed = self._norm(x, layer.mlp_norm)
             gate, up = _product(normed, layer, index, Linear.GATE_UP, adapters).chunk(2, dim=1)

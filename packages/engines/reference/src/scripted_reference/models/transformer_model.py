@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+from scripted_reference.hybrid_memory import WindowStorage
 from scripted_reference.memory import IntArray, ReqToTokenPool
 from scripted_reference.memory_bounds import check_fits
 from scripted_reference.models.attention import Contexts
@@ -46,6 +47,7 @@ class TransformerModel:
         device: torch.device,
         seed: int = 0,
         adapters: Mapping[str, LoraAdapter] | None = None,
+        window: WindowStorage | None = None,
     ) -> None:
         self.config = config
         self.kv = PagedKV(
@@ -54,12 +56,14 @@ class TransformerModel:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             device=device,
+            window=window,
+            window_layers=config.window_layers,
         )
         self._transformer = Transformer(
             config, weights, num_positions=req_to_token_pool.max_context_len, device=device
         )
         self._contexts = Contexts(
-            req_to_token_pool, heads=self._transformer.head_map, device=device
+            req_to_token_pool, heads=self._transformer.head_map, device=device, window=window
         )
         self._device = device
         self._seed = seed
@@ -117,6 +121,7 @@ class TransformerModel:
             torch.from_numpy(group.positions).to(self._device),
             plan=self._contexts.plan(group),
             kv=self.kv,
+            window_plan=self._contexts.window_plan(group) if self.config.window_layers else None,
             adapters=self._lane_adapters(group, reqs) if self._adapters else (),
         )
 
@@ -147,9 +152,11 @@ def load_transformer(
     num_slots: int,
     req_to_token_pool: ReqToTokenPool,
     lora_paths: Mapping[str, str],
+    config_overrides: Mapping[str, Any] | None = None,
+    window: WindowStorage | None = None,
 ) -> TransformerModel:
     """Read a model folder and the adapters. Raises `ConfigError`, which names the file at fault."""
-    config = read_config(folder)
+    config = read_config(folder, overrides=config_overrides)
     opened = open_device(device)
     _check_memory(config, num_slots=num_slots, device=opened)
     dummy = load_format == "dummy"
@@ -166,6 +173,7 @@ def load_transformer(
         device=opened,
         seed=seed,
         adapters=adapters,
+        window=window,
     )
 
 

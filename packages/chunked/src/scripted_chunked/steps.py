@@ -1,12 +1,13 @@
-"""Steps that scripts of one device share."""
+"""Steps that the scripts of every topology share."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from scripted_chunked import run_until_finished
 from scripted_core import ScriptedContext
 from scripted_core.errors import StepsExhausted
+
+from scripted_chunked.until import run_until_finished
 
 _REST_STEPS = 16
 
@@ -66,15 +67,15 @@ def undisturbed_output(
 
 
 def require_at_rest(t: ScriptedContext) -> None:
-    """Check that no request is anywhere and that all memory is free or in the prefix tree.
+    """Check that no request is anywhere and that all memory of every pool is free or in the prefix tree.
 
     Raises ``AssertionError`` with the pool figures. What exhausters hold counts as missing.
     """
     stats = t.engine_stats()
-    kv = stats["kv_pool_free"] + stats["kv_pool_evictable"]
     if not t.is_fully_idle or t.list_active_reqs():
         raise AssertionError(f"the engine is not at rest:\n{t.hook.describe_state()}")
-    if kv != stats["kv_pool_total"]:
-        raise AssertionError(f"KV pages are missing from an engine at rest: {stats}")
+    for name, pool in t.engine.kv_pools.items():
+        if pool.available + pool.evictable != pool.total:
+            raise AssertionError(f"KV pages are missing from pool {name!r} at rest: {stats}")
     if stats.get("req_pool_free") != stats.get("req_pool_total"):
         raise AssertionError(f"request rows are missing from an engine at rest: {stats}")
