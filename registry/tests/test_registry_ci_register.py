@@ -127,6 +127,7 @@ def test_a_package_whose_plugin_is_broken_is_named(repository: Any) -> None:
     assert done.returncode == 2
     assert "the plugin of newcomer" in done.stderr
     assert "No module named 'no_such_module_xyz'" in done.stderr
+    assert "hint: a plugin module is imported without its package being installed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

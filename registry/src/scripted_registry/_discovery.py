@@ -16,13 +16,17 @@ ENTRY_POINT_GROUP = "scripted"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A plugin that can be loaded: `value` is its `module` or `module:object`."""
+    """A plugin that can be loaded: `value` is its `module` or `module:object`.
+
+    `in_sources`: it was found in a repository, and need not be installed.
+    """
 
     name: str
     value: str
     distribution: str
     version: str | None
     by_hand: bool = False
+    in_sources: bool = False
 
     @property
     def source(self) -> str:
@@ -34,16 +38,28 @@ class Candidate:
         try:
             return EntryPoint(self.name, self.value, ENTRY_POINT_GROUP).load()
         except Exception as error:
-            what = self.value.partition(":")[0]
             raise PluginImportError(
                 f"plugin {self.value!r} named by {EXTRA} fails to import: {_said(error)}"
                 if self.by_hand
                 else f"the plugin of {self.source} fails to import: {_said(error)}",
-                hint=f"try `python -c 'import {what}'`; mend it, or take it out of {EXTRA}"
-                if self.by_hand
-                else f"try `python -c 'import {what}'`; reinstall {self.distribution}, "
-                f"or go on without it: {DISABLE}={self.name}",
+                hint=self._hint(),
             ) from error
+
+    def _hint(self) -> str:
+        """What to do about an import that fails."""
+        if self.in_sources:
+            return (
+                "a plugin module is imported without its package being installed: import what is "
+                "heavy inside functions, also in the package's __init__, or install here what it "
+                "needs"
+            )
+        what = self.value.partition(":")[0]
+        if self.by_hand:
+            return f"try `python -c 'import {what}'`; mend it, or take it out of {EXTRA}"
+        return (
+            f"try `python -c 'import {what}'`; reinstall {self.distribution}, "
+            f"or go on without it: {DISABLE}={self.name}"
+        )
 
 
 def _said(error: Exception) -> str:

@@ -33,7 +33,13 @@ class WorkspacePackage:
     def candidates(self) -> list[Candidate]:
         """Return its plugins."""
         return [
-            Candidate(name=name, value=value, distribution=self.distribution, version=None)
+            Candidate(
+                name=name,
+                value=value,
+                distribution=self.distribution,
+                version=None,
+                in_sources=True,
+            )
             for name, value in self.plugins
         ]
 
