@@ -8,7 +8,10 @@ import pytest
 from scripted_core import InProcessSession
 from scripted_reference.args import HASH_MODEL, SMALL_SWA_MODEL
 from scripted_reference.engine_kwargs import parse_engine_kwargs
+from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 
 def test_the_small_model_is_the_hash_model_with_a_window() -> None:
