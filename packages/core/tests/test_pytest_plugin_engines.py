@@ -529,3 +529,57 @@ def test_a_broken_plugin_is_a_collection_error_with_its_hint(
     result.assert_outcomes(errors=1, passed=1)
     result.stdout.fnmatch_lines(["*ERROR collecting test_script.py*", "*broken_plugin*", "hint: *"])
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_unittest_class_borrows_the_engine_of_the_scripts(scripted_pytester):
+    scripted_pytester.makepyfile(
+        """
+        from scripted_core import ScriptedTestCase
+
+        def script(t):
+            yield
+
+        class TestFirst(ScriptedTestCase):
+            BACKEND = "local"
+
+            def test_one(self):
+                self.server.execute_script(script)
+
+        class TestSecond(TestFirst):
+            ENGINE_KWARGS = {"page_size": 2}
+
+        def test_script(t):
+            yield
+        """
+    )
+    scripted_pytester.run_in_process("--scripted-backend=local").assert_outcomes(passed=3)
+    assert len(scripted_pytester.starts()) == 2
+    assert sorted(scripted_pytester.stops()) == sorted(scripted_pytester.starts())
+
+
+def test_a_unittest_class_of_a_server_stands_beside_the_scripts_of_that_server(scripted_pytester):
+    scripted_pytester.makepyfile(
+        """
+        import pytest
+        from scripted_core import ScriptedTestCase
+
+        def succeeds(t):
+            yield
+
+        @pytest.mark.scripted
+        def test_default(scripted_session):
+            pass
+
+        @pytest.mark.scripted(page_size=2)
+        def test_other(scripted_session):
+            pass
+
+        class TestLast(ScriptedTestCase):
+            BACKEND = "fake"
+
+            def test_one(self):
+                assert self.server.dirty is None
+        """
+    )
+    scripted_pytester.run_in_process("--scripted-backend=fake").assert_outcomes(passed=3)
+    assert len(scripted_pytester.starts()) == 2

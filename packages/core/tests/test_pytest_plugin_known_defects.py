@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
+pytest_plugins = ["pytester"]
+
 register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 _SCRIPT = """

@@ -11,6 +11,7 @@ import pytest
 from scripted_backend_single import (
     CHUNK_TOKENS,
     PAGE_TOKENS,
+    Choice,
     engine_axes,
     flush,
     require_at_rest,
@@ -33,18 +34,14 @@ register_cpu_ci(est_time=60, stage="single-sglang", runner_config="cpu")
 
 pytestmark = pytest.mark.scripted(**single_device_kwargs())
 
+# Pages of one token are every engine's default.
 _page_sizes = pytest.mark.parametrize(
     "page_size",
     [
-        pytest.param(size, marks=pytest.mark.scripted(page_size=size), id=f"page{size}")
-        for size in (1, PAGE_TOKENS)
-    ],
-)
-_serial_and_overlap = pytest.mark.parametrize(
-    "overlap",
-    [
-        pytest.param(on, marks=pytest.mark.scripted(disable_overlap_schedule=not on), id=name)
-        for on, name in ((False, "serial"), (True, "overlap"))
+        pytest.param(1, id="page1"),
+        pytest.param(
+            PAGE_TOKENS, marks=pytest.mark.scripted(page_size=PAGE_TOKENS), id=f"page{PAGE_TOKENS}"
+        ),
     ],
 )
 
@@ -52,7 +49,23 @@ _serial_and_overlap = pytest.mark.parametrize(
 def pytest_generate_tests(metafunc):
     """Engine arguments that only the embedded engine is given: another one would not start."""
     asked = metafunc.config.getoption("scripted_backend") or [None]
-    axes = engine_axes(asked[0])
+    axes = engine_axes(asked[0], full=True)
+    if "overlap" in metafunc.fixturenames:
+        # An engine of which nothing is known runs as it does by default.
+        default = [Choice(label="serial")]
+        labels = {"serial", "overlap"}
+        choices = next((axis for axis in axes if labels == {c.label for c in axis}), default)
+        metafunc.parametrize(
+            "overlap",
+            [
+                pytest.param(
+                    choice.label == "overlap",
+                    marks=[pytest.mark.scripted(**choice.kwargs)] if choice.kwargs else [],
+                    id=choice.label,
+                )
+                for choice in choices
+            ],
+        )
     if "model" in metafunc.fixturenames:
         tiny = [choice for axis in axes for choice in axis if choice.label == "tiny"]
         marks = [pytest.mark.scripted(**choice.kwargs) for choice in tiny]
@@ -132,7 +145,6 @@ def test_a_request_runs_on_the_replica_that_it_names(t, replicas):
 # -- memory --------------------------------------------------------------------------------------
 
 
-@_serial_and_overlap
 @pytest.mark.parametrize("tokens_left", [1, 2, 3])
 def test_a_retraction_close_to_the_end_ends_the_request_once(t, overlap, tokens_left):
     seeds, new_tokens = (41, 42), 10
@@ -161,7 +173,6 @@ def test_a_retraction_close_to_the_end_ends_the_request_once(t, overlap, tokens_
 
 
 @pytest.mark.scripted_requires("prefix_cache")
-@_serial_and_overlap
 @_page_sizes
 def test_the_tree_keeps_no_more_than_was_put_out(t, page_size, overlap):
     # The last token is never fed back. What an engine that overlaps wrote for it is nobody's.
@@ -171,15 +182,14 @@ def test_the_tree_keeps_no_more_than_was_put_out(t, page_size, overlap):
         yield from run_until_finished(r)
         yield from settle(t)
         known = prompt_len + new_tokens - 1
-        if overlap and t.engine.name == "sglang":
-            # Up to 0.5.20 SGLang launches once more before it sees an end by length: the last token has
-            # been fed back by then, and its KV is whole.
+        if "length_end_uncached" not in t.capabilities:
+            # It launches once more before it sees an end by length: the last token has been fed back by
+            # then, and its KV is whole.
             known += 1
         assert t.engine_stats()["kv_pool_evictable"] <= known // page_size
         require_at_rest(t)
 
 
-@_serial_and_overlap
 def test_a_flush_waits_for_what_is_in_flight(t, overlap):
     r = t.start_req(prompt_len=40, seed=52, max_new_tokens=6, ignore_eos=True)
     yield from run_until_finished(r)

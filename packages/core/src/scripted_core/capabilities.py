@@ -30,5 +30,7 @@ class Capability(StrEnum):
     """The engine runs in processes of its own, which can be killed."""
     HTTP = "http"
     """Requests travel through an HTTP front."""
+    LENGTH_END_UNCACHED = "length_end_uncached"
+    """The prefix tree never holds the KV of the token with which a request ended by length."""
     CLOSED_FORM_OUTPUT = "closed_form_output"
     """The right output of a prompt is known without running the engine."""

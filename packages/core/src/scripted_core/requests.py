@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from scripted_core.errors import ConfigError
+from scripted_core.errors import CapabilityMissing, ConfigError
 from scripted_core.views import FinishReason
 
 
@@ -34,7 +35,8 @@ class ClientStream:
 
     ``token_ids`` in order of arrival, ``chunks`` the number of tokens that each arrived with,
     ``finish_reason`` once the end was received, ``error`` in its place when the stream broke or the
-    engine refused, ``http_status`` (``None`` without HTTP).
+    engine refused, ``http_status`` (``None`` without HTTP), ``meta_info`` what the front said beside
+    the latest tokens, logprobs above all (empty without HTTP).
     """
 
     def __init__(self) -> None:
@@ -42,8 +44,26 @@ class ClientStream:
         self.chunks: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.http_status: int | None = None
+        self.meta_info: Mapping[str, Any] = {}
         self.error: str | None = None
+        self.hung_up = False
         self._ended = threading.Event()
+        self._close: Callable[[], object] | None = None
+
+    def closes_by(self, close: Callable[[], object]) -> None:
+        """How the connection is closed from this end; said by whoever opens it."""
+        self._close = close
+
+    def hang_up(self) -> None:
+        """Go away without reading on, as a client does that is closed; more than once changes nothing.
+
+        The engine notices in its own time, and ends the request as an abort. Raises
+        ``CapabilityMissing`` where there is no connection.
+        """
+        if self._close is None:
+            raise CapabilityMissing("hang_up() needs the capability 'http': there is no connection")
+        self.hung_up = True
+        self._close()
 
     def receive(self, token_ids: Sequence[int]) -> None:
         """Append newly arrived tokens as one chunk."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import zmq
 from scripted_core.ops import Evict, ReleaseHeld
+from scripted_core.requests import ClientStream
 from scripted_core.views import FinishKind, ForwardMode
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import _compat
@@ -49,7 +50,8 @@ def test_only_messages_that_start_requests_have_rids() -> None:
 
 def test_a_script_gets_its_own_requests_and_what_it_waits_for() -> None:
     belonging = Belonging()
-    belonging.rids.add("mine")
+    belonging.clients["mine"] = client = ClientStream()
+    client.closes_by(lambda: None)
     belonging.expected_types.add("FlushCacheReqInput")
     assert not belonging.is_foreign(_message("TokenizedGenerateReqInput", rid="mine"))
     assert not belonging.is_foreign(_message("FlushCacheReqInput"))
@@ -62,6 +64,8 @@ def test_a_script_gets_its_own_requests_and_what_it_waits_for() -> None:
         _message("PauseGenerationReqInput"),
     ):
         assert belonging.is_foreign(foreign)
+    client.hang_up()
+    assert not belonging.is_foreign(_message("AbortReq", rid="mine"))
 
 
 def test_a_sleep_ends_with_the_first_input() -> None:

@@ -121,3 +121,17 @@ def test_only_the_small_model_is_mapped(tmp_path: Path) -> None:
     mapped = resolve_model_path(tiny_model.SMALL_MODEL, folder=tmp_path / "m")
     assert mapped == str(tmp_path / "m")
     assert (tmp_path / "m" / "config.json").is_file()
+
+
+def test_a_model_with_windows_has_the_same_weights_and_says_which_layer_has_one(
+    tmp_path: Path,
+) -> None:
+    plain = _contents(write_tiny_model(tmp_path / "plain"))
+    windows = _contents(write_tiny_model(tmp_path / "windows", window_tokens=32))
+    assert windows["model.safetensors"] == plain["model.safetensors"]
+    config = json.loads(windows["config.json"])
+    assert config["architectures"] == ["MellumForCausalLM"]
+    assert config["sliding_window"] == 32
+    assert config["layer_types"] == ["sliding_attention", "full_attention"]
+    with pytest.raises(ConfigError, match="does not hold this tiny model"):
+        write_tiny_model(tmp_path / "windows", window_tokens=16)

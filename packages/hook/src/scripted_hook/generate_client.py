@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ class GenerateClient:
 
     def post(self, spec: ReqSpec, client: ClientStream) -> None:
         """Start one stream in the background."""
-        self._poster.submit_coro(self._stream(generate_payload(spec), client))
+        stream = self._poster.submit_coro(self._stream(generate_payload(spec), client))
+        client.closes_by(stream.cancel)
 
     def acknowledge(self) -> None:
         """Clear ``wake_fd``."""
@@ -59,6 +61,9 @@ class GenerateClient:
                         _receive(client, msgspec.json.decode(body))
             if not client.ended:
                 client.fail("the stream ended without a finish reason")
+        except asyncio.CancelledError:
+            client.fail("the client hung up")
+            raise
         except aiohttp.ClientError as error:
             client.fail(f"{type(error).__name__}: {error}")
         finally:
@@ -100,7 +105,8 @@ def _receive(client: ClientStream, event: Mapping[str, Any]) -> None:
     output_ids = event.get("output_ids")
     if output_ids is not None:
         client.receive_all(output_ids)
-    reason = event.get("meta_info", {}).get("finish_reason")
+    client.meta_info = event.get("meta_info", {})
+    reason = client.meta_info.get("finish_reason")
     if reason is not None:
         client.end(finish_reason_of(reason))
 

@@ -18,6 +18,7 @@ from scripted_backend_single.arguments import (
     paged_device_kwargs,
     single_device_kwargs,
 )
+from scripted_backend_single.lora import ADAPTERS, drawn_lora, lora_device_kwargs, write_lora
 from scripted_backend_single.matrix import (
     Axis,
     Case,
@@ -40,6 +41,7 @@ from scripted_backend_single.running import (
 from scripted_backend_single.scenarios import SCENARIOS, Prompt, Scenario
 
 __all__ = [
+    "ADAPTERS",
     "CHUNK_TOKENS",
     "CONTEXT_TOKENS",
     "PAGE_TOKENS",
@@ -59,8 +61,10 @@ __all__ = [
     "all_configurations",
     "compare_with_undisturbed",
     "covering_cases",
+    "drawn_lora",
     "engine_axes",
     "flush",
+    "lora_device_kwargs",
     "paged_device_kwargs",
     "pairwise_configurations",
     "require_at_rest",
@@ -71,4 +75,5 @@ __all__ = [
     "single_device_kwargs",
     "undisturbed_output",
     "undisturbed_outputs",
+    "write_lora",
 ]

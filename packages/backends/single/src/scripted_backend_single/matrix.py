@@ -82,11 +82,12 @@ def engine_axes(backend: str | None, *, full: bool = False) -> list[Axis]:
     """The axes of the engine called ``backend`` (``None``: the embedded one).
 
     Page size on every engine; on the embedded one also overlap, model, and process: ``NAME:server``
-    fixes the last. SGLang overlaps by default, and with ``full`` also does not.
+    fixes the last. SGLang overlaps by default, and with ``full`` also does not. What is an engine's
+    default is no argument, so that scripts without it share the server.
     """
     name, _, mode = (backend or _EMBEDDED).partition(":")
     pages: Axis = [
-        Choice(label="page1", kwargs={"page_size": 1}),
+        Choice(label="page1"),
         Choice(label=f"page{PAGE_TOKENS}", kwargs={"page_size": PAGE_TOKENS}),
     ]
     overlaps: Axis = [
@@ -94,6 +95,7 @@ def engine_axes(backend: str | None, *, full: bool = False) -> list[Axis]:
         Choice(label="serial", kwargs={"disable_overlap_schedule": True}),
     ]
     if name == "sglang":
+        overlaps = [Choice(label="overlap"), overlaps[1]]
         return [pages, overlaps if full else overlaps[:1]]
     if name != _EMBEDDED:
         return [pages]

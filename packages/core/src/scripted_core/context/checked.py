@@ -19,10 +19,11 @@ def whole_number(name: str, value: object) -> None:
         raise _wrong(name, value, "is not a whole number")
 
 
-def at_most(name: str, value: int, largest: int) -> None:
-    """``value`` is not above ``largest``."""
-    if value > largest:
-        raise _wrong(name, value, f"is above {largest}")
+def between(name: str, value: int | None, least: int, largest: int) -> None:
+    """``value`` is from ``least`` to ``largest``, or ``None``."""
+    if value is not None and not least <= value <= largest:
+        bound = f"below {least}" if value < least else f"above {largest}"
+        raise _wrong(name, value, f"is {bound}")
 
 
 def temperature(value: object) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from scripted_core.context.api import ScriptedContext
 
 
+MAX_INT32 = 2**31 - 1
+
+
 class ScriptedContextReqStarter:
     """Posts requests for a context and names those that come without a rid."""
 
@@ -59,6 +62,9 @@ class ScriptedContextReqStarter:
             ("top_logprobs_num", top_logprobs_num),
         ):
             checked.whole_number(name, value)
+        # Outside these bounds an engine may not refuse, but end.
+        checked.between("logprob_start_len", logprob_start_len, -1, MAX_INT32)
+        checked.between("top_logprobs_num", top_logprobs_num, 0, engine.vocab_size)
         checked.temperature(temperature)
         checked.token_ids("input_ids", input_ids, vocab_size=engine.vocab_size)
         checked.token_ids("stop_token_ids", stop_token_ids, vocab_size=engine.vocab_size)
@@ -78,7 +84,7 @@ class ScriptedContextReqStarter:
             vocab_size=engine.vocab_size,
         )
         require_int("start_req", "max_new_tokens", max_new_tokens, at_least=1)
-        checked.at_most("max_new_tokens", max_new_tokens, 2**31 - 1)
+        checked.between("max_new_tokens", max_new_tokens, 1, MAX_INT32)
         spec = ReqSpec(
             rid=self._checked_rid(rid),
             input_ids=ids,

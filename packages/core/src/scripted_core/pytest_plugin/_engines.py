@@ -40,11 +40,15 @@ class EnginePool:
         self._sessions: dict[tuple[EngineConfig, float | None], Session] = {}
 
     def get(
-        self, config: EngineConfig, *, stall_timeout_s: float | None, item: pytest.Item
+        self,
+        config: EngineConfig,
+        *,
+        stall_timeout_s: float | None = None,
+        item: pytest.Item | None = None,
     ) -> EngineOfTest:
         """A sound session for ``config``; a dirty one is replaced by a fresh one.
 
-        The conftest files that ``item`` sees are told before a start.
+        The conftest files that ``item`` sees (without one: that all tests see) are told before a start.
         """
         key = (config, stall_timeout_s)
         start_s = None
@@ -55,7 +59,8 @@ class EnginePool:
         if session is None:
             began = time.monotonic()
             self._make_room(config.mode)
-            item.ihook.pytest_scripted_configure_engine(config=self._config, engine_config=config)
+            hook = self._config.hook if item is None else item.ihook
+            hook.pytest_scripted_configure_engine(config=self._config, engine_config=config)
             session = start_session(config, stall_timeout_s=stall_timeout_s)
             start_s = time.monotonic() - began
         self._sessions[key] = session

@@ -13,7 +13,7 @@ import pytest
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
 from scripted_core.capabilities import Capability
-from scripted_core.errors import ConfigError, ScriptedError
+from scripted_core.errors import CapabilityMissing, ConfigError, ScriptedError
 from scripted_core.pytest_plugin import _options
 from scripted_core.pytest_plugin._engines import EnginePool, group_name
 from scripted_core.pytest_plugin._known_defects import expect_known_defects
@@ -21,6 +21,7 @@ from scripted_core.pytest_plugin._reports import mark_as_error
 from scripted_core.sessions.base import Session, make_config
 from scripted_core.sessions.lifecycle import script_run
 from scripted_core.sessions.outcome import skipped
+from scripted_core.unittest_case import ScriptedTestCase, lend_sessions
 
 _OPTION_NAMES = ("check_invariants", "timeout_s", "stall_timeout_s")
 _MAX_FILE_NAME_BYTES = 200
@@ -47,6 +48,7 @@ class ScriptedRuntime:
         except ScriptedError as error:  # a broken plugin is the user's to mend, no crash of ours
             raise pytest.Collector.CollectError(str(error)) from None
         self._engines = EnginePool(config)
+        self._end_lending = lend_sessions(lambda config: self._engines.get(config).session)
         self._backends = _options.backends(config)
         self._seed = _options.seed(config)
         self._timeout_s = _options.timeout_s(config)
@@ -71,11 +73,14 @@ class ScriptedRuntime:
         if self.is_scripted(item):
             _check_signature(item)
         config = self._engine_config(item, scripted_backend)
-        engine = self._engines.get(
-            config,
-            stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
-            item=item,
-        )
+        try:
+            engine = self._engines.get(
+                config,
+                stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
+                item=item,
+            )
+        except CapabilityMissing as error:  # known before a start: this release cannot be it
+            raise skipped(str(error)) from None
         session = engine.session
         item.stash[_session_key] = session
         item.user_properties.append(("scripted_engine_group", group_name(config)))
@@ -128,6 +133,9 @@ class ScriptedRuntime:
         return engine if engine is not None and engine[0].mode is EngineMode.SERVER else None
 
     def _engine_of(self, item: pytest.Item) -> tuple[EngineConfig, object] | None:
+        case = getattr(item, "cls", None)
+        if isinstance(case, type) and issubclass(case, ScriptedTestCase):
+            return self._engine_of_class(case)
         if "scripted_session" not in getattr(item, "fixturenames", ()):
             return None
         callspec = getattr(item, "callspec", None)
@@ -140,6 +148,14 @@ class ScriptedRuntime:
         except ScriptedError:
             return None  # the test itself will say so
         return config, stall_timeout_s
+
+    def _engine_of_class(self, case: type[ScriptedTestCase]) -> tuple[EngineConfig, object] | None:
+        try:
+            backend = case.BACKEND or (self._backends[0] if self._backends else None)
+            config = make_config(backend, case.ENGINE_KWARGS)
+        except ScriptedError:
+            return None  # the class itself will say so
+        return config, None
 
     # -- configuration -------------------------------------------------------------------------
 
@@ -259,6 +275,7 @@ class ScriptedRuntime:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Stop every engine, also after Ctrl-C; pytest has ended the fixtures before."""
+        self._end_lending()
         self._engines.close()
 
     def pytest_report_collectionfinish(self) -> str:

@@ -53,6 +53,7 @@ _ALWAYS = frozenset(
     {
         Capability.CHUNKED_PREFILL,
         Capability.RETRACT,
+        Capability.LENGTH_END_UNCACHED,
         Capability.PAUSE_IN_PLACE,
         Capability.ROW_POOL,
         Capability.SGLANG_NAMES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from scripted_core.capabilities import Capability
@@ -58,15 +59,20 @@ class SglangAdapter:
         self.vocab_size = int(scheduler.model_config.vocab_size)
         page_size = int(scheduler.page_size)
         tree = scheduler.tree_cache
+        allocators = _compat.kv_allocators(scheduler)
         self.kv_pools: Mapping[str, SglangKvPool] = {
-            "full": SglangKvPool(
-                name="full",
-                allocator=scheduler.token_to_kv_pool_allocator,
+            name: SglangKvPool(
+                name=name,
+                allocator=allocator,
                 page_size=page_size,
-                evictable_tokens=lambda: 0 if tree.disable else int(tree.evictable_size()),
+                evictable_tokens=partial(
+                    _compat.evictable_tokens, tree, pool=name, is_hybrid=len(allocators) > 1
+                ),
             )
+            for name, allocator in allocators.items()
         }
         self.rows = SglangRowPool(scheduler.req_to_token_pool)
+        _compat.watch_tree(tree)
         self.prefix_tree = SglangPrefixTree(tree, page_size=page_size)
         self.state = SchedulerState(
             scheduler, pools=dict(self.kv_pools), rows=self.rows, tree=self.prefix_tree
@@ -78,7 +84,7 @@ class SglangAdapter:
         self.pipeline = PipelinePause(scheduler, stages=place.stages)
         self.quiesce_steps = place.stages if place.stages > 1 else 0
         self.capabilities = self._capabilities()
-        self.held_tokens = 0
+        self.held_tokens = dict.fromkeys(self.kv_pools, 0)
         self.held_rows = 0
         self.fired: dict[str, None] = {}
         self._events: EngineEvents | None = None
@@ -112,8 +118,14 @@ class SglangAdapter:
             found.add(Capability.CHUNKED_PREFILL)
         if not scheduler.tree_cache.disable:
             found |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
+        if "swa" in self.kv_pools:
+            found.add(Capability.SWA)
         if scheduler.enable_overlap:
             found.add(Capability.OVERLAP)
+        if not scheduler.enable_overlap or _compat.knows_length_ends_early(self.version):
+            found.add(Capability.LENGTH_END_UNCACHED)
+        if scheduler.enable_lora:
+            found.add(Capability.LORA)
         if getattr(scheduler, "enable_priority_scheduling", False):
             found.add(Capability.PRIORITY)
         if "pp" in _compat.placement(scheduler):
@@ -151,7 +163,7 @@ class SglangAdapter:
     def submit(self, spec: ReqSpec, client: ClientStream) -> FinishReason | None:
         """Post over HTTP and wait until the tokenizer has put it into the inbox, or refused it."""
         assert self.proxy is not None, "only the driver rank submits"
-        self._belonging.rids.add(spec.rid)
+        self._belonging.clients[spec.rid] = client
         self._client.post(spec, client)
 
         def ended() -> bool:
@@ -330,13 +342,15 @@ class SglangAdapter:
 
         What was held may have come back, as after the end of a request.
         """
-        self.held_tokens = pages_by_pool["full"] * self.kv_pools["full"].page_size
+        self.held_tokens = {
+            name: pages * self.kv_pools[name].page_size for name, pages in pages_by_pool.items()
+        }
         self.held_rows = rows
         _compat.admit_again(self.scheduler)
 
     def begin_hold(self) -> None:
         """Park what others send."""
-        self._belonging.rids.clear()
+        self._belonging.clients.clear()
         if self.proxy is not None:
             self.proxy.hold()
 

@@ -15,7 +15,7 @@ from scripted_hook.crash import reporting
 from scripted_hook.scheduler_hook import Phase, ScriptedSchedulerHook
 
 from scripted_sglang import _compat
-from scripted_sglang._compat import needs
+from scripted_sglang._compat import needs, pinned_memory, torch_native
 from scripted_sglang.adapter import SglangAdapter
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
@@ -196,7 +196,11 @@ class SchedulerProcess:
 
     def add_held_tokens(self, result: int, *args: Any) -> int:
         """AFTER ``session_held_tokens``."""
-        return result + (0 if self._adapter is None else self._adapter.held_tokens)
+        return result + (0 if self._adapter is None else self._adapter.held_tokens["full"])
+
+    def add_held_swa_tokens(self, result: int, *args: Any) -> int:
+        """AFTER ``session_held_swa_tokens``."""
+        return result + (0 if self._adapter is None else self._adapter.held_tokens.get("swa", 0))
 
     def add_held_rows(self, result: int, *args: Any) -> int:
         """AFTER ``session_held_req_count``."""
@@ -233,7 +237,11 @@ def register(address: SessionAddress) -> None:
         (needs.ABORT_REQUEST, process.after_abort_request, HookType.AFTER),
         (needs.IS_FULLY_IDLE, process.is_fully_idle, HookType.AROUND),
         (needs.SESSION_HELD_TOKENS, process.add_held_tokens, HookType.AFTER),
+        (needs.SESSION_HELD_SWA_TOKENS, process.add_held_swa_tokens, HookType.AFTER),
         (needs.SESSION_HELD_REQ_COUNT, process.add_held_rows, HookType.AFTER),
+        (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
+        (needs.WINDOW_DECODE, torch_native.read_windows, HookType.AROUND),
+        (needs.LORA_MANAGER, pinned_memory.do_without_pinned_memory, HookType.BEFORE),
     ):
         place = find_place(package, need)
         if place is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import zmq
 from scripted_core.ops import MemoryOp
+from scripted_core.requests import ClientStream
 from scripted_hook.ranks import RankNotice
 
 from scripted_sglang._compat import rids_in
@@ -38,11 +39,12 @@ class Belonging:
 
     Its requests are known by rid; a control message from the HTTP side is its own only while it
     waits for one of that type. So is an abort: SGLang's front sends one for every stream two
-    seconds after its end, which would hit the request of the same rid in the next script.
+    seconds after its end, which would hit the request of the same rid in the next script. Only one
+    for a client that has hung up is what the script waits for.
     """
 
     def __init__(self) -> None:
-        self.rids: set[str] = set()
+        self.clients: dict[str, ClientStream] = {}
         self.expected_types: set[str] = set()
 
     def is_foreign(self, message: Any) -> bool:
@@ -50,7 +52,9 @@ class Belonging:
         name = type(message).__name__
         if name in _ALWAYS_THROUGH or name in self.expected_types:
             return False
-        return not any(rid in self.rids for rid in rids_in(message))
+        if name == "AbortReq" and message.rid in self.clients:
+            return not self.clients[message.rid].hung_up
+        return not any(rid in self.clients for rid in rids_in(message))
 
 
 def wait_for_input(sockets: list[Any], *, timeout_s: float) -> None:

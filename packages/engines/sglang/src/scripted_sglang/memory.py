@@ -168,29 +168,39 @@ class SglangRowPool:
 class NodeView:
     """One node of the prefix tree."""
 
-    native: Any
+    node: Any
+
+    @property
+    def native(self) -> Any:
+        """SGLang's own node, or of a Rust core its number."""
+        return _compat.native_node(self.node)
 
     @property
     def hit_count(self) -> int:
         """How often SGLang says it was matched."""
-        return int(self.native.hit_count)
+        return int(self.node.hit_count)
 
     @property
     def lock_ref(self) -> int:
         """How many users keep it."""
-        return _compat.lock_ref_of(self.native)
+        return _compat.lock_ref_of(self.node)
 
 
 @dataclass(frozen=True)
 class NodeLock:
     """Proof of one lock."""
 
-    native: Any
+    node: Any
     receipt: Any
+
+    @property
+    def native(self) -> Any:
+        """SGLang's own node."""
+        return _compat.native_node(self.node)
 
 
 class SglangPrefixTree:
-    """``tree_cache``: the unified tree with its Python core, or the legacy radix tree."""
+    """``tree_cache``: the unified tree with either of its cores, or the legacy radix tree."""
 
     def __init__(self, tree: Any, *, page_size: int) -> None:
         self._tree = tree
@@ -208,24 +218,28 @@ class SglangPrefixTree:
 
     def lock(self, node: NodeView) -> NodeLock:
         """Keep a node and its ancestors from eviction."""
-        receipt = _compat.lock_node(self._tree, node.native)
+        receipt = _compat.lock_node(self._tree, node.node)
         self.held_locks += 1
-        return NodeLock(native=node.native, receipt=receipt)
+        return NodeLock(node=node.node, receipt=receipt)
 
     def unlock(self, receipt: NodeLock) -> None:
         """Undo one lock."""
-        _compat.unlock_node(self._tree, receipt.native, receipt.receipt)
+        _compat.unlock_node(self._tree, receipt.node, receipt.receipt)
         self.held_locks -= 1
 
     def evict(self, pages: int, *, pool: str = "full") -> int:
         """Evict unlocked nodes, least recently used first; the pages that came free."""
-        before = self._size()
         tokens = pages * self._page_size
         if pool == "swa":
+            before = self._window_tokens()
             _compat.evict_tokens(self._tree, 0, swa_tokens=tokens)
-        else:
-            _compat.evict_tokens(self._tree, tokens)
+            return (before - self._window_tokens()) // self._page_size
+        before = self._size()
+        _compat.evict_tokens(self._tree, tokens)
         return (before - self._size()) // self._page_size
+
+    def _window_tokens(self) -> int:
+        return _compat.evictable_tokens(self._tree, pool="swa", is_hybrid=True)
 
     def evict_prefix(self, prefix_tokens: Sequence[int] | None) -> int:
         """Drop what is unlocked below a prefix, by SGLang's own eviction.
@@ -236,10 +250,12 @@ class SglangPrefixTree:
         before = self._size()
         locks: list[NodeLock] = []
         if prefix_tokens is not None:
-            inside = self._below(tuple(prefix_tokens))
+            inside = _compat.nodes_below(self._tree, tuple(prefix_tokens))
             # Also what is above the subtree: it becomes a leaf once the subtree is gone.
             locks = [
-                self.lock(node) for node in list(self.nodes()) if id(node.native) not in inside
+                self.lock(node)
+                for node in list(self.nodes())
+                if _compat.identity_of(node.node) not in inside
             ]
         try:
             _compat.evict_tokens(self._tree, before)
@@ -250,19 +266,3 @@ class SglangPrefixTree:
 
     def _size(self) -> int:
         return sum(_compat.node_value_tokens(node) for node in _compat.tree_nodes(self._tree))
-
-    def _below(self, prefix: tuple[int, ...]) -> set[int]:
-        """Ids of the node objects whose path from the root begins with all of ``prefix``."""
-        found: set[int] = set()
-        stack = [(child, 0) for child in _compat.tree_root(self._tree).children.values()]
-        while stack:
-            node, matched = stack.pop()
-            key = _compat.node_token_ids(node)
-            rest = prefix[matched : matched + len(key)]
-            if key[: len(rest)] != rest:
-                continue
-            matched += len(rest)
-            if matched == len(prefix):
-                found.add(id(node))
-            stack.extend((child, matched) for child in node.children.values())
-        return found

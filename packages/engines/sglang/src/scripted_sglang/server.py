@@ -9,15 +9,17 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
-from scripted_core.errors import ConfigError, EngineStartError
+from scripted_core.errors import CapabilityMissing, ConfigError, EngineStartError
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
+from scripted_sglang._compat.as_shipped import ENV_AS_SHIPPED
+from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.launch import (
     default_kwargs,
@@ -26,7 +28,12 @@ from scripted_sglang.launch import (
     server_env,
 )
 from scripted_sglang.probes import TESTED_VERSIONS, describe_installation, installed_version
-from scripted_sglang.tiny_model import SMALL_MODEL, write_tiny_model
+from scripted_sglang.tiny_model import (
+    SMALL_MODEL,
+    WINDOW_MODEL,
+    WINDOW_TOKENS,
+    write_tiny_model,
+)
 
 _log = structlog.get_logger("scripted.sglang")
 _HOST: Final = "127.0.0.1"
@@ -49,7 +56,8 @@ _HARMLESS: Final = "/freeze_gc"
 def server_launch(config: EngineConfig) -> ServerLaunch:
     """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
 
-    The model ``tiny`` is the trained checkpoint of ``scripted-models``.
+    The model ``tiny`` is the trained checkpoint of ``scripted-models``, ``tiny-swa`` a tiny one with
+    sliding windows. ``env`` are environment variables of the server's processes.
 
     Raises ``ConfigError`` for an argument that SGLang does not have, ``EngineStartError`` for a
     port that is taken, and for a release that has no place for one of our hooks.
@@ -58,15 +66,24 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     given = dict(config.kwargs)
     host = str(given.pop("host", None) or _HOST)
     port = _port(host, given.pop("port", None))
+    wanted_env = _given_env(given.pop("env", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
     kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
     prepare = None
-    if kwargs["model_path"] == SMALL_MODEL:
+    if kwargs["model_path"] in (SMALL_MODEL, WINDOW_MODEL):
+        window_tokens = None
+        if kwargs["model_path"] == WINDOW_MODEL:
+            _require_windows()
+            window_tokens = WINDOW_TOKENS
         context_length = int(str(kwargs.pop("context_length", None) or _TINY_CONTEXT_LENGTH))
         kwargs["model_path"] = f"{SESSION_FOLDER}/{_TINY_MODEL_FOLDER}"
 
         def prepare(folder: Path) -> None:
-            write_tiny_model(folder / _TINY_MODEL_FOLDER, context_length=context_length)
+            write_tiny_model(
+                folder / _TINY_MODEL_FOLDER,
+                context_length=context_length,
+                window_tokens=window_tokens,
+            )
 
     elif kwargs["model_path"] == _TRAINED_MODEL:
         kwargs["model_path"] = str(_trained_checkpoint())
@@ -79,7 +96,7 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         argv=tuple(server_argv(kwargs, host=host, port=port)),
         host=host,
         port=port,
-        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}"),
+        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}") | wanted_env,
         ready_path="/model_info",
         prepare=prepare,
         explain=explain,
@@ -87,6 +104,36 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         # Its own way out takes more than 5 s once it has served a request.
         stop_grace_s=0.0,
     )
+
+
+def _require_windows() -> None:
+    package = source_folder()
+    if package is not None and not (package / "srt" / "models" / "mellum.py").is_file():
+        raise CapabilityMissing(
+            f"model_path={WINDOW_MODEL!r} needs the capability 'swa': SGLang {installed_version()} has "
+            "no model with sliding windows that a CPU can run"
+        )
+
+
+def _given_env(given: object) -> dict[str, str]:
+    """The argument ``env``: names and values as texts; ours, which carry the session, stay."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"env={given!r} is not a mapping of environment variables",
+            hint="for example env={'SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND': 'rust'}",
+        )
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigError(
+                f"env: {name!r}={value!r} is not a text", hint="names and values are texts"
+            )
+        if name.startswith("SCRIPTED_") and name != ENV_AS_SHIPPED:
+            raise ConfigError(
+                f"env: {name!r} carries the session and cannot be set", hint="leave it out"
+            )
+    return dict(given)
 
 
 def _trained_checkpoint() -> Path:

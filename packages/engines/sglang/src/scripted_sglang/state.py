@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,23 @@ from scripted_core.views import (
 from scripted_sglang import _compat
 from scripted_sglang._compat import IntArray
 from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
+
+
+@dataclass
+class _Slots:
+    """Token slots by owner: the tree's, each request's own, and those that it shares with the tree."""
+
+    tree: IntArray
+    own: dict[str, IntArray] = field(default_factory=dict)
+    shared: dict[str, IntArray] = field(default_factory=dict)
+
+    def mapped(self, to_pool: Callable[[IntArray], IntArray]) -> _Slots:
+        """The same owners in another pool."""
+        return _Slots(
+            tree=to_pool(self.tree),
+            own={rid: to_pool(slots) for rid, slots in self.own.items()},
+            shared={rid: to_pool(slots) for rid, slots in self.shared.items()},
+        )
 
 
 class SchedulerState:
@@ -113,18 +132,10 @@ class SchedulerState:
         return found
 
     def audit(self) -> Audit:
-        """Who owns each page, row and lock of the full pool."""
+        """Who owns each page of each pool, each row and lock."""
         scheduler = self._scheduler
-        pool = self._pools["full"]
         owners = self._owners()
-        claims = [
-            PageClaim(OwnerKind.FREE, "free", pool.free_pages()),
-            PageClaim(
-                OwnerKind.TREE, "tree", self._pages(_compat.tree_tokens(scheduler.tree_cache))
-            ),
-            PageClaim(OwnerKind.HELD, "held", pool.held_pages()),
-        ]
-        references = []
+        slots = _Slots(tree=_compat.tree_tokens(scheduler.tree_cache))
         by_request: dict[str, int] = {}
         table = scheduler.req_to_token_pool.req_to_token
         for rid, req in owners.items():
@@ -133,15 +144,14 @@ class SchedulerState:
             assert row_id is not None
             by_request[rid] = row_id
             row = _compat.as_array(table[row_id, : kv.kv_allocated_len])
-            own = self._pages(row[kv.cache_protected_len :])
-            claims.append(PageClaim(OwnerKind.REQUEST, rid, own))
-            shared = self._pages(row[: kv.cache_protected_len])
-            if len(shared):
-                references.append(PageClaim(OwnerKind.REQUEST, rid, shared))
+            slots.own[rid] = row[kv.cache_protected_len :]
+            slots.shared[rid] = row[: kv.cache_protected_len]
+        audits = [self._pool_audit("full", slots)]
+        if "swa" in self._pools:
+            window = partial(_compat.window_slots, scheduler)
+            audits.append(self._pool_audit("swa", slots.mapped(window)))
         return Audit(
-            pools=(
-                PoolAudit("full", self._page_size, 1, pool.total, tuple(claims), tuple(references)),
-            ),
+            pools=tuple(audits),
             rows=RowAudit(
                 1, self._rows.total, self._rows.free_rows, self._rows.held_rows, by_request
             ),
@@ -153,6 +163,23 @@ class SchedulerState:
             held_locks=self._tree.held_locks,
             is_idle=not self.live() and not owners,
         )
+
+    def _pool_audit(self, name: str, slots: _Slots) -> PoolAudit:
+        pool = self._pools[name]
+        claims = [
+            PageClaim(OwnerKind.FREE, "free", pool.free_pages()),
+            PageClaim(OwnerKind.TREE, "tree", self._pages(slots.tree)),
+            PageClaim(OwnerKind.HELD, "held", pool.held_pages()),
+        ]
+        claims += [
+            PageClaim(OwnerKind.REQUEST, rid, self._pages(own)) for rid, own in slots.own.items()
+        ]
+        references = tuple(
+            PageClaim(OwnerKind.REQUEST, rid, self._pages(shared))
+            for rid, shared in slots.shared.items()
+            if len(shared)
+        )
+        return PoolAudit(name, self._page_size, 1, pool.total, tuple(claims), references)
 
     def _pages(self, slots: IntArray) -> IntArray:
         """Page ids of slots; the slots of a page stand together, in order."""

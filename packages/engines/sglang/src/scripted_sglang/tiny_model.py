@@ -2,7 +2,8 @@
 
 SGLang's own `load_format="dummy"` weights are so small that a prompt hardly moves the output. These
 are drawn from a seed at a scale at which every prompt token matters, so that two different prompts
-give two different continuations.
+give two different continuations. With a sliding window it is a Mellum instead, the architecture of
+SGLang that has windows and runs on a CPU: its first layer sees the window only, its second everything.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ EOS_TOKEN_ID: Final = SPECIAL_TOKENS.index("<eos>")
 
 # The portable name of "a small model" in scripts; without a hub it is this one.
 SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
+# The same with sliding windows of so many tokens in one of its layers.
+WINDOW_MODEL: Final = "tiny-swa"
+WINDOW_TOKENS: Final = 32
 
 _STAMP: Final = "scripted_tiny_model.json"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _EMBEDDING_STD: Final = 0.02
 _O_PROJ_GAIN: Final = 4.0
 _DOWN_PROJ_GAIN: Final = 16.0
@@ -38,9 +42,12 @@ _DOWN_PROJ_GAIN: Final = 16.0
 _Weights = dict[str, npt.NDArray[np.float32]]
 
 
-def write_tiny_model(folder: Path, *, context_length: int = 1024, seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path, *, context_length: int = 1024, seed: int = 0, window_tokens: int | None = None
+) -> Path:
     """Write configuration, tokenizer and weights into `folder` and return it.
 
+    `window_tokens` makes it a model with sliding windows of so many tokens.
     The same arguments give the same bytes. A folder that already holds this model is left alone;
     one that holds anything else raises `ConfigError`. `context_length` is in tokens. The vocabulary
     has 512 words, `w4` to `w511` after four special tokens; token *n* is the word `w<n>`. Greedy
@@ -52,7 +59,12 @@ def write_tiny_model(folder: Path, *, context_length: int = 1024, seed: int = 0)
             f"context_length must be at least 1 token, not {context_length}",
             hint="leave it out for 1024 tokens",
         )
-    stamp = {"format": _FORMAT, "context_length": context_length, "seed": seed}
+    stamp = {
+        "format": _FORMAT,
+        "context_length": context_length,
+        "seed": seed,
+        "window_tokens": window_tokens,
+    }
     if folder.exists():
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a folder", hint="name an empty or new folder")
@@ -72,7 +84,10 @@ def write_tiny_model(folder: Path, *, context_length: int = 1024, seed: int = 0)
     ) as scratch:
         whole = Path(scratch) / "model"
         whole.mkdir()
-        _write_json(whole / "config.json", _config(context_length))
+        config = _config(context_length)
+        if window_tokens is not None:
+            config |= _with_windows(window_tokens)
+        _write_json(whole / "config.json", config)
         _write_json(whole / "generation_config.json", {"eos_token_id": EOS_TOKEN_ID})
         _write_json(whole / "tokenizer.json", _tokenizer())
         _write_json(whole / "tokenizer_config.json", _tokenizer_config(context_length))
@@ -125,6 +140,23 @@ def _config(context_length: int) -> dict[str, Any]:
         "eos_token_id": EOS_TOKEN_ID,
         "pad_token_id": SPECIAL_TOKENS.index("<pad>"),
         "use_cache": True,
+    }
+
+
+def _with_windows(window_tokens: int) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    return {
+        "architectures": ["MellumForCausalLM"],
+        "model_type": "mellum",
+        "sliding_window": window_tokens,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "mlp_layer_types": ["dense"] * LAYERS,
+        "rope_parameters": {"sliding_attention": rope, "full_attention": rope},
+        # Of the experts it has none, but its configuration has to say how many.
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": INTERMEDIATE_SIZE,
+        "norm_topk_prob": True,
     }
 
 

@@ -6,7 +6,12 @@
 from __future__ import annotations
 
 from scripted_sglang._compat.arrays import IntArray, as_array
-from scripted_sglang._compat.pools import capacity_tokens, free_pages
+from scripted_sglang._compat.pools import (
+    capacity_tokens,
+    free_pages,
+    kv_allocators,
+    window_slots,
+)
 from scripted_sglang._compat.requests import (
     abort_finish,
     decoding_rids,
@@ -25,6 +30,7 @@ from scripted_sglang._compat.scheduler import (
     deferred_messages,
     empty_plan,
     is_in_flight,
+    knows_length_ends_early,
     microbatches,
     pipeline_slots,
     placement,
@@ -32,15 +38,20 @@ from scripted_sglang._compat.scheduler import (
 )
 from scripted_sglang._compat.trees import (
     evict_tokens,
+    evictable_tokens,
+    identity_of,
     lock_node,
     lock_ref_of,
+    native_node,
     node_at,
     node_token_ids,
     node_value_tokens,
+    nodes_below,
     tree_nodes,
     tree_root,
     tree_tokens,
     unlock_node,
+    watch_tree,
 )
 
 __all__ = [
@@ -53,20 +64,26 @@ __all__ = [
     "deferred_messages",
     "empty_plan",
     "evict_tokens",
+    "evictable_tokens",
     "finish_reason_from",
     "finish_reason_of",
     "forward_mode_of",
     "free_pages",
+    "identity_of",
     "is_abort_notice",
     "is_in_flight",
     "is_our_flush",
+    "knows_length_ends_early",
+    "kv_allocators",
     "kv_of",
     "lock_node",
     "lock_ref_of",
     "microbatches",
+    "native_node",
     "node_at",
     "node_token_ids",
     "node_value_tokens",
+    "nodes_below",
     "our_flush",
     "pipeline_slots",
     "placement",
@@ -77,4 +94,6 @@ __all__ = [
     "tree_root",
     "tree_tokens",
     "unlock_node",
+    "watch_tree",
+    "window_slots",
 ]

@@ -130,10 +130,36 @@ SESSION_HELD_TOKENS: Final = Need(
     "exhaust_kv: SGLang's leak check ends the scheduler",
     required=False,
 )
+SESSION_HELD_SWA_TOKENS: Final = Need(
+    _in_pool_stats("session_held_swa_tokens"),
+    "declare held pages of sliding windows to SGLang's leak check",
+    "exhaust_kv of the pool swa: SGLang's leak check ends the scheduler",
+    required=False,
+)
 SESSION_HELD_REQ_COUNT: Final = Need(
     _in_pool_stats("session_held_req_count"),
     "declare held rows to SGLang's leak check",
     "exhaust_row_pool: SGLang's leak check ends the scheduler",
+    required=False,
+)
+
+_TORCH_NATIVE: Final = ("layers.attention.torch_native_backend", "TorchNativeAttnBackend")
+WINDOW_EXTEND: Final = Need(
+    (Place(*_TORCH_NATIVE, "_run_sdpa_forward_extend"),),
+    "read sliding windows by their own slots on a CPU, which SGLang does not",
+    "right outputs of sliding-window models on a CPU",
+    required=False,
+)
+WINDOW_DECODE: Final = Need(
+    (Place(*_TORCH_NATIVE, "_run_sdpa_forward_decode"),),
+    WINDOW_EXTEND.purpose,
+    WINDOW_EXTEND.loses,
+    required=False,
+)
+LORA_MANAGER: Final = Need(
+    (Place("lora.lora_manager", "LoRAManager", "__init__"),),
+    "do without pinned memory on a CPU, which SGLang's LoRA asks for",
+    "LoRA on a CPU",
     required=False,
 )
 
@@ -153,7 +179,11 @@ HOOKS: Final = (
     ABORT_REQUEST,
     IS_FULLY_IDLE,
     SESSION_HELD_TOKENS,
+    SESSION_HELD_SWA_TOKENS,
     SESSION_HELD_REQ_COUNT,
+    WINDOW_EXTEND,
+    WINDOW_DECODE,
+    LORA_MANAGER,
 )
 
 
@@ -179,7 +209,7 @@ ATTRIBUTES: Final = (
         "Scheduler",
         "ipc_channels waiting_queue running_batch last_batch chunked_req _engine_paused tree_cache "
         "req_to_token_pool token_to_kv_pool_allocator page_size model_config enable_overlap "
-        "chunked_prefill_size is_fully_idle",
+        "chunked_prefill_size enable_lora is_fully_idle",
         "state of the scheduler",
     ),
     *_each(

@@ -6,6 +6,8 @@ from typing import Any
 
 from scripted_core.views import FinishKind, FinishReason, ForwardMode
 
+from scripted_sglang._compat.as_shipped import is_as_shipped
+
 _KINDS = {"stop": FinishKind.STOP, "length": FinishKind.LENGTH, "abort": FinishKind.ABORT}
 _MODES = {
     "EXTEND": ForwardMode.EXTEND,
@@ -66,6 +68,8 @@ def our_flush() -> Any:
     """A flush that can be told from one that SGLang's front waits for; it has no use for a rid."""
     from sglang.srt.managers import io_struct
 
+    if is_as_shipped():
+        return io_struct.FlushCacheReqInput()
     return io_struct.FlushCacheReqInput(rid=_OUR_RID)
 
 

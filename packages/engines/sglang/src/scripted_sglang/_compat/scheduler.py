@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
+from packaging.version import InvalidVersion, Version
+
+from scripted_sglang._compat.as_shipped import is_as_shipped
+
+# The first release that was seen to; 0.5.20 does not, and what lies between was not looked at.
+_KNOWS_LENGTH_ENDS_EARLY: Final = Version("0.5.23")
 _LEVELS = ("dp", "pp", "tp")
 
 
@@ -74,4 +80,17 @@ def admit_again(scheduler: Any) -> None:
     0.5.20 that is so for an empty batch as well, which no request can leave: memory that comes back
     from elsewhere is then never noticed.
     """
+    if is_as_shipped():
+        return
     scheduler.running_batch.batch_is_full = False
+
+
+def knows_length_ends_early(version: str) -> bool:
+    """Whether a release that overlaps sees that a request ends by length before it launches again.
+
+    One that does not has fed the last token back by then, and keeps its KV in the prefix tree.
+    """
+    try:
+        return Version(version) >= _KNOWS_LENGTH_ENDS_EARLY
+    except InvalidVersion:
+        return False
