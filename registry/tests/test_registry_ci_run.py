@@ -268,6 +268,8 @@ MISTAKES = [
     (["--stage", "toy", "--shard", "0/2"], "there is no shard 0 of 2"),
     (["--stage", "toy", "--shard", "1/0"], "there are no 0 shards"),
     (["--stage", "toy", "--shard", "two"], "'two' is no shard"),
+    (["--stage", "toy", "--shard", "1/99999"], "99999 shards are too many"),
+    (["--stage", "toy", "--output", "pyproject.toml"], "--output pyproject.toml: "),
     (["--stage", "toy", "--retries", "-1"], "--retries -1 is no number of retries"),
     (["--stage", "toy", "--shard", "1/2", "--record"], "would change how the other shards"),
     (["--stage", "toy", "--nightly"], "no test file is registered for a nightly run"),
@@ -289,6 +291,30 @@ def test_mistakes_are_messages_that_say_what_to_do(
         assert said in err, arguments
         assert "hint: " in err, arguments
         assert out == ""
+
+
+def test_a_log_of_other_tests_and_broken_timings_are_refused(repository: Any) -> None:
+    repository.add_tests("test_a.py", "def test_1(): pass\n")
+    repository.registered()
+    report = {"nodeid": "tests/test_z.py::test_1", "when": "teardown", "outcome": "passed"}
+    repository.write("other.jsonl", json.dumps(report | {"duration": 1.0}))
+    done = repository.run("record", "--stage", "toy", "other.jsonl")
+    assert done.returncode == 2
+    assert "nobody registered tests/test_z.py for it" in done.stderr
+    assert not (repository.root / "ci/timings.json").exists()
+    repository.write("ci/timings.json", "{")
+    done = repository.run("run", "--stage", "toy")
+    assert done.returncode == 2
+    assert "timings.json cannot be used" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(repository: Any) -> None:
+    repository.add_tests("test_a.py", "def test_1(): pass\n")
+    repository.registered()
+    done = repository.run("run", "--stage", "toy", GITHUB_STEP_SUMMARY="/no/such/folder/summary")
+    assert done.returncode == 0
+    assert "GITHUB_STEP_SUMMARY: /no/such/folder/summary cannot be written" in done.stderr
 
 
 def test_without_a_manifest_it_says_how_to_write_one(repository: Any) -> None:

@@ -22,7 +22,7 @@ from scripted_registry.ci.exchange import (
 from scripted_registry.ci.manifest import ManifestFile, ManifestStage
 from scripted_registry.ci.results import ReportLog, TestResult, merged, read_report_log
 from scripted_registry.ci.shard_name import ShardName
-from scripted_registry.ci.timings import split_nodeid
+from scripted_registry.ci.timings import read_timings, split_nodeid
 from scripted_registry.errors import ConfigError
 
 _PLUGIN = "scripted_registry.ci.pytest_shard"
@@ -108,6 +108,7 @@ def check_plan(plan: ShardPlan) -> None:
             hint="run it from the root of the repository; `scripted ci register` brings the "
             "manifest up to date",
         )
+    read_timings(plan.timings)  # here a file that is none is a message, in pytest a crash
     if find_spec("pytest_reportlog") is None:
         raise ConfigError(
             "pytest-reportlog is missing, which results are read from",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from scripted_registry.errors import ConfigError
 
+MOST_SHARDS = 1000
+
 
 @dataclass(frozen=True)
 class ShardName:
@@ -27,6 +29,11 @@ def parse_shard(text: str) -> ShardName:
             f"{text!r} is no shard", hint="write i/n, as in --shard 1/4: the first of four"
         )
     shard = ShardName(int(found[1]), int(found[2]))
+    if shard.of > MOST_SHARDS:
+        raise ConfigError(
+            f"{shard.of} shards are too many",
+            hint=f"at most {MOST_SHARDS}: --shard 1/{MOST_SHARDS}",
+        )
     if shard.of < 1:
         raise ConfigError(f"there are no {shard.of} shards", hint="--shard 1/1 is everything")
     if not 1 <= shard.index <= shard.of:

@@ -31,12 +31,23 @@ def record(
 
     Exit status: 0; 2 when a log or the stage is unknown, and then nothing is remembered.
     """
+    from scripted_registry.ci.errors import ReportLogError
     from scripted_registry.ci.manifest import MANIFEST_PATH, TIMINGS_PATH, read_manifest
     from scripted_registry.ci.record import record_logs
     from scripted_registry.ci.results import read_report_log
+    from scripted_registry.ci.timings import split_nodeid
 
     root = Path.cwd()
     found = read_manifest(root / MANIFEST_PATH).stage(stage, runner=runner)
     read = [read_report_log(path) for path in logs]
+    files = {file.path for file in found.files}
+    tests = [nodeid for log in read for nodeid in log.attempts]
+    foreign = {split_nodeid(nodeid)[0] for nodeid in tests} - files
+    if foreign:
+        raise ReportLogError(
+            f"the logs are not of stage {found.name!r}: nobody registered {', '.join(sorted(foreign))} "
+            "for it",
+            hint="name the stage that they are of with --stage",
+        )
     count = record_logs(root / TIMINGS_PATH, suite=found.suite, logs=read)
     typer.echo(f"{TIMINGS_PATH.as_posix()}: {count} tests of {found.name} on {found.runner}")

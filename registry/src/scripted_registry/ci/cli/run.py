@@ -68,7 +68,7 @@ def run(
     import os
     import tempfile
 
-    from scripted_registry.ci.cli.outputs import SUMMARY_VARIABLE, publish
+    from scripted_registry.ci.cli.outputs import SUMMARY_VARIABLE, prepare_folder, publish
     from scripted_registry.ci.manifest import MANIFEST_PATH, TIMINGS_PATH, read_manifest
     from scripted_registry.ci.run import ShardPlan, check_plan, run_shard
     from scripted_registry.ci.shard_name import parse_shard
@@ -91,6 +91,8 @@ def run(
             hint="run all shards with --output DIR, then `scripted ci record --stage "
             f"{plan.stage.name} DIR/*.jsonl`",
         )
+    if output is not None and not dry_run:
+        prepare_folder(output)
     with tempfile.TemporaryDirectory(prefix="scripted-ci-") as temporary:
         scratch = Path(temporary)
         if dry_run:
