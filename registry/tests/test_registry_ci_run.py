@@ -224,7 +224,8 @@ def test_workers_of_xdist_divide_alike(repository: Any) -> None:
     pytest.importorskip("xdist", reason="needs pytest-xdist")
     repository.add_tests("test_six.py", SIX)
     repository.registered()
-    done = repository.run("run", "--stage", "toy", "--shard", "2/2", "--", "-n", "2")
+    workers = ("-p", "xdist", "-n", "2")
+    done = repository.run("run", "--stage", "toy", "--shard", "2/2", "--", *workers)
     assert done.returncode == 0, done.stdout
     assert "shard 2/2: passed: 3 passed" in done.stdout
     assert len(ran(repository)) == 3
