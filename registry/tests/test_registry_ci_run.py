@@ -318,6 +318,18 @@ def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(repository
     assert "GITHUB_STEP_SUMMARY: /no/such/folder/summary cannot be written" in done.stderr
 
 
+def test_a_manifest_that_a_merge_broke_is_refused(repository: Any) -> None:
+    repository.registered()
+    path = repository.root / "ci/manifest.json"
+    data = repository.manifest()
+    for broken in ({**data, "stages": data["stages"] * 2}, {**data, "version": 0}, [], {}):
+        path.write_text(json.dumps(broken))
+        done = repository.run("run", "--stage", "toy")
+        assert done.returncode == 2
+        assert "manifest.json cannot be used" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_without_a_manifest_it_says_how_to_write_one(repository: Any) -> None:
     done = repository.run("run", "--stage", "toy")
     assert done.returncode == 2

@@ -160,6 +160,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if data["version"] != MANIFEST_VERSION:
             raise _unusable(path, f"version {data['version']!r}, this reads {MANIFEST_VERSION}")
+        suites = [stage["suite"] for stage in data["stages"]]
+        if len(set(suites)) < len(suites):  # what a merge of two branches can make of it
+            raise _unusable(path, "it has a stage twice")
         return Manifest(
             runners=tuple(
                 ManifestRunner(**{**runner, "labels": tuple(runner["labels"])})
