@@ -39,6 +39,11 @@ class TransferPort(Protocol):
         """Whether a script holds it: nothing is delivered but what is stepped."""
         ...
 
+    @property
+    def waits_for_script(self) -> bool:
+        """Whether it is held, or a chunk is only on its way because a script delays it."""
+        ...
+
     def pending(self) -> Sequence[KvChunkView]:
         """Chunks that were sent and neither delivered nor lost, in the order of delivery."""
         ...

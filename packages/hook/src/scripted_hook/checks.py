@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scripted_core.errors import LeakDetected
 from scripted_core.pd_ports import PdPort
 from scripted_core.trace import ChecksDone
-from scripted_core.views import Audit, FinishKind, Side
+from scripted_core.views import Audit, FinishKind
 from scripted_registry import PluginManager, Violation
 
 from scripted_hook.adapter import EngineAdapter
@@ -52,6 +52,7 @@ class InvariantChecks:
         self._memory = memory
         self._plugins = plugins
         self._several_ranks = several_ranks
+        self._pair = adapter if isinstance(adapter, PdPort) else None
         self._plugins_check = plugins.has_impls("scripted_check_invariants")
         self.begin()
 
@@ -158,13 +159,14 @@ class InvariantChecks:
             self._clients += 1
             self._client_tokens += len(output_ids)
 
+    def is_obstructed(self) -> bool:
+        """Whether the script itself keeps work from making progress: paused, held or delayed."""
+        if self._adapter.is_paused or self._memory.holds_anything:
+            return True
+        return self._pair is not None and self._pair.transfer.waits_for_script
+
     def _has_stuck_work(self) -> bool:
-        adapter = self._adapter
-        if isinstance(adapter, PdPort) and (
-            adapter.transfer.is_held or any(adapter.side(side).is_paused for side in Side)
-        ):
-            return False
-        return not adapter.is_paused and not self._memory.holds_anything and not adapter.is_idle()
+        return not self._adapter.is_idle() and not self.is_obstructed()
 
     def leak(self, violations: Sequence[Violation]) -> LeakDetected:
         """The error for ``violations``, with the last operations before them."""

@@ -336,6 +336,8 @@ class ScriptedSchedulerHook:
     def _close_iteration(self, job: Job) -> None:
         for rid in self._batches.close_iteration(self.adapter.chunked_rids()):
             self._ledger.on_parked(rid)
+        if self._checks.is_obstructed():
+            self._batches.quiet_steps = 0
         if self._recorder is not None:
             self._recorder.close_iteration(self._step)
         if self._on_step_used:

@@ -219,12 +219,12 @@ class ReferenceAdapter:
 
     def requests(self) -> Sequence[RequestView]:
         """All live requests, in order of arrival in each replica."""
-        return [self._view(req) for req in self.engine.requests.values()]
+        return [self.view_of(req) for req in self.engine.requests.values()]
 
     def request(self, rid: str) -> RequestView | None:
         """One live request."""
         req = self.find_native(rid)
-        return None if req is None else self._view(req)
+        return None if req is None else self.view_of(req)
 
     def find_native(self, rid: str) -> Req | None:
         """The engine's own request object."""
@@ -234,19 +234,9 @@ class ReferenceAdapter:
         """Rid and output of every live request."""
         return ((rid, req.output_ids) for rid, req in self.engine.requests.items())
 
-    def _view(self, req: Req) -> RequestView:
-        has_memory = req.req_pool_idx is not None
-        return RequestView(
-            rid=req.rid,
-            status=RequestStatus.RUNNING if has_memory else RequestStatus.WAITING,
-            prompt_len=len(req.origin_input_ids),
-            output_len=len(req.output_ids),
-            computed_tokens=min(len(req.origin_input_ids), req.kv_committed_len),
-            kv_pages=-(-req.kv_allocated_len // self.scheduler.page_size),
-            lock_refs=0 if req.last_node is None else req.last_node.lock_ref,
-            is_chunking=any(req is one.chunked_req for one in self.engine.schedulers),
-            priority=req.priority,
-        )
+    def view_of(self, req: Req) -> RequestView:
+        """What a script sees of one live request."""
+        return request_view(req, self.engine.schedulers)
 
     def describe_batch(self, batch: ScheduleBatch) -> BatchFacts:
         """A batch in neutral words."""
@@ -290,6 +280,22 @@ class ReferenceAdapter:
     def close(self) -> None:
         """Nothing to let go of."""
         self._clients.clear()
+
+
+def request_view(req: Req, schedulers: Sequence[Scheduler]) -> RequestView:
+    """What the schedulers know of a request that is in one of them."""
+    has_memory = req.req_pool_idx is not None
+    return RequestView(
+        rid=req.rid,
+        status=RequestStatus.RUNNING if has_memory else RequestStatus.WAITING,
+        prompt_len=len(req.origin_input_ids),
+        output_len=len(req.output_ids),
+        computed_tokens=min(len(req.origin_input_ids), req.kv_committed_len),
+        kv_pages=-(-req.kv_allocated_len // schedulers[0].page_size),
+        lock_refs=0 if req.last_node is None else req.last_node.lock_ref,
+        is_chunking=any(req is one.chunked_req for one in schedulers),
+        priority=req.priority,
+    )
 
 
 def _capabilities(engine: Engine) -> frozenset[Capability]:

@@ -30,6 +30,13 @@ TINY_MODEL: Final = "tiny"
 """The name of the small trained checkpoint."""
 
 
+class DisaggregationMode(StrEnum):
+    """Whether prompts are computed in the engine that decodes, or in another one."""
+
+    NULL = "null"
+    PAIR = "pair"
+
+
 class SchedulePolicy(StrEnum):
     """The order of the waiting queue: first come, first served; or longest cached prefix first."""
 
@@ -71,6 +78,12 @@ class ServerArgs:
             of `"name=folder"`, or of folders that are then their own names.
         enable_metrics: whether the server has `/metrics`.
         served_model_name: what the server calls its model; `model_path` by default.
+        disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script.
+        num_reserved_decode_tokens: of a pair, tokens that the decode engine sets aside for each request
+            that it has, as far as that can come to need them.
+        transfer_timeout_iterations: of a pair, after how many iterations with nothing on its way any
+            more a request fails whose KV is incomplete.
+        prefill_kwargs, decode_kwargs: of a pair, arguments that one of the engines has otherwise.
         inject_fault: for tests of tests: the name of a seeded fault, see `docs/faults.md`.
         without_effect: the names that were given and change nothing.
     """
@@ -98,6 +111,11 @@ class ServerArgs:
     lora_paths: Mapping[str, str] = field(default_factory=dict)
     enable_metrics: bool = False
     served_model_name: str | None = None
+    disaggregation_mode: str = DisaggregationMode.NULL
+    num_reserved_decode_tokens: int = 512
+    transfer_timeout_iterations: int = 16
+    prefill_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    decode_kwargs: Mapping[str, Any] = field(default_factory=dict)
     inject_fault: str | None = None
     without_effect: tuple[str, ...] = ()
 
@@ -128,6 +146,9 @@ class ServerArgs:
         self._check_model()
         self._check_lora()
         self._check_sizes()
+        from scripted_reference.pd.arguments import check_pair  # it imports this module
+
+        check_pair(self)
         if self.inject_fault is not None:
             from scripted_reference.faults.catalogue import fault_named  # it imports the engine
 
@@ -277,6 +298,8 @@ _LEAST: Final[Mapping[str, int]] = {
     "max_prefill_tokens": 1,
     "random_seed": 0,
     "dp_size": 1,
+    "num_reserved_decode_tokens": 0,
+    "transfer_timeout_iterations": 1,
 }
 
 

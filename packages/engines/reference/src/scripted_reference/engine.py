@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from scripted_reference.args import ServerArgs
-from scripted_reference.messages import FlushCacheReq, GenerateReq, Message
+from scripted_reference.messages import EngineReq, FlushCacheReq, GenerateReq, Message
 from scripted_reference.observer import NoObserver, SchedulerObserver
 from scripted_reference.request import Req
 from scripted_reference.scheduler import Scheduler
@@ -24,7 +24,7 @@ class Engine:
     def __init__(self, args: ServerArgs, *, observer: SchedulerObserver | None = None) -> None:
         self.server_args = args
         self.schedulers: tuple[Scheduler, ...] = self.make_schedulers(args)
-        self.inbox: deque[Message] = deque()
+        self.inbox: deque[Message | EngineReq] = deque()
         self._next_rank = 0
         self.observer = observer or NoObserver()
         if args.inject_fault is not None:
@@ -68,7 +68,7 @@ class Engine:
             rid: req for scheduler in self.schedulers for rid, req in scheduler.requests.items()
         }
 
-    def post(self, message: Message) -> None:
+    def post(self, message: Message | EngineReq) -> None:
         """Put a message into the inbox; let `validate` see a `GenerateReq` before.
 
         A request goes to its `dp_rank`, or else to the replicas in turn; every other message to all.
@@ -92,8 +92,16 @@ class Engine:
         self._observer.before_receive()
         if self.inbox:
             self._deliver()
+        self.run_schedulers()
+
+    def run_schedulers(self) -> None:
+        """Let each scheduler run its part of the iteration."""
         for scheduler in self.schedulers:
             scheduler.run_iteration()
+
+    def extra_parts(self) -> tuple[object, ...]:
+        """Return what an engine consists of beside its schedulers, for faults to be put into."""
+        return ()
 
     @property
     def is_idle(self) -> bool:
@@ -118,14 +126,20 @@ class Engine:
         finally:
             self.inbox.extendleft(reversed(pending))
 
-    def _deliver_one(self, message: Message) -> None:
+    def _deliver_one(self, message: Message | EngineReq) -> None:
         if isinstance(message, GenerateReq):
-            self.schedulers[self._rank_of(message)].process_input_requests([message])
+            self.deliver_request(message)
+        elif isinstance(message, EngineReq):
+            message.fn(self)
         elif isinstance(message, FlushCacheReq):
             message.reply(self.flush_cache())
         else:
             for scheduler in self.schedulers:
                 scheduler.process_input_requests([message])
+
+    def deliver_request(self, message: GenerateReq) -> None:
+        """Hand a request to the replica that it goes to."""
+        self.schedulers[self._rank_of(message)].process_input_requests([message])
 
     def flush_cache(self) -> bool:
         """Empty every replica's prefix tree; return `False`, and change nothing, unless all can."""

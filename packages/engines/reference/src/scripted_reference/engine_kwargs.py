@@ -66,7 +66,6 @@ _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "ep_size": ((None, 1), "expert parallelism"),
     "nnodes": ((None, 1), "running on several nodes"),
     "pp_async_batch_depth": ((None, 0), "pipeline parallelism"),
-    "disaggregation_mode": ((None, "null"), "prefill/decode disaggregation"),
     "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
     "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
     "speculative_algorithm": ((None,), "speculative decoding"),

@@ -9,6 +9,7 @@ from scripted_hook import EngineAdapter, ScriptedSchedulerHook
 from scripted_registry import EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
+from scripted_reference.args import DisaggregationMode, ServerArgs
 from scripted_reference.engine import Engine
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.request import Req
@@ -39,13 +40,24 @@ class HookObserver:
         self._adapter.on_finish(req)
 
 
+def make_engine(args: ServerArgs) -> tuple[Engine, ReferenceAdapter]:
+    """Return the engine that the arguments ask for, and its adapter."""
+    if args.disaggregation_mode == DisaggregationMode.PAIR:
+        from scripted_reference.pd.adapter import PdAdapter
+        from scripted_reference.pd.engine import PdEngine
+
+        pair = PdEngine(args)
+        return pair, PdAdapter(pair)
+    engine = Engine(args)
+    return engine, ReferenceAdapter(engine)
+
+
 class InProcessReference:
     """Engine, adapter and hook of one configuration."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.engine = Engine(parse_engine_kwargs(config.kwargs))
+        self.engine, adapter = make_engine(parse_engine_kwargs(config.kwargs))
         self.scheduler = self.engine.scheduler
-        adapter = ReferenceAdapter(self.engine)
         self._adapter: EngineAdapter = adapter
         bind_port(self.scheduler, adapter)
         self.hook = ScriptedSchedulerHook(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scripted_reference.request import SamplingParams
 
 if TYPE_CHECKING:
+    from scripted_reference.engine import Engine
     from scripted_reference.scheduler import Scheduler
 
 
@@ -77,4 +78,12 @@ class CallReq:
     fn: Callable[[Scheduler], None]
 
 
+@dataclass(frozen=True, slots=True)
+class EngineReq:
+    """Call `fn` with the whole engine, once: what concerns more than each scheduler by itself."""
+
+    fn: Callable[[Engine], None]
+
+
 Message = GenerateReq | AbortReq | PauseReq | ContinueReq | FlushCacheReq | CallReq
+"""What a scheduler takes."""

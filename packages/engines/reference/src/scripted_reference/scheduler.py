@@ -19,6 +19,7 @@ from scripted_reference.departures import Departures
 from scripted_reference.engine_memory import EngineMemory
 from scripted_reference.in_flight import InFlight
 from scripted_reference.limits import RequestLimits
+from scripted_reference.memory import IntArray
 from scripted_reference.memory_check import check_memory
 from scripted_reference.messages import GenerateReq, Message, PauseMode
 from scripted_reference.models.base import BatchResult, Model
@@ -177,6 +178,12 @@ class Scheduler:
         """Return the requests that have memory at an iteration boundary, in batch order."""
         running, chunked = self.running_batch.reqs, self.chunked_req
         return running if chunked is None else [*running, chunked]
+
+    def slots_of(self, req: Req) -> IntArray:
+        """Return the slots of a request that has memory, by position."""
+        assert req.req_pool_idx is not None, f"{req!r} has no memory"
+        slots: IntArray = self.req_to_token_pool.req_to_token[req.req_pool_idx]
+        return slots[: req.kv_allocated_len]
 
     def in_transfer(self) -> list[Req]:
         """Return those of `owners` whose KV is on its way from or to another engine."""

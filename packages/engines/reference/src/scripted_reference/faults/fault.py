@@ -133,6 +133,7 @@ def _swap(engine: Engine, base: type[Any], variant: type[Any]) -> None:
 
 def _parts(engine: Engine) -> Iterator[Any]:
     yield engine
+    yield from engine.extra_parts()
     for scheduler in engine.schedulers:
         yield scheduler
         yield from (scheduler.control, scheduler.departures, scheduler.results, scheduler.batches)
