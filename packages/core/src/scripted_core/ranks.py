@@ -6,7 +6,7 @@ to stay alike: each schedules by itself, from the same messages. Data-parallel r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -73,6 +73,15 @@ class RanksInOneProcess(Protocol):
 
     def rank_views(self, step: int) -> Sequence[RankView]:
         """Every rank after iteration ``step``, the driver first."""
+        ...
+
+
+@runtime_checkable
+class RanksAlike(Protocol):
+    """What such an adapter adds whose ranks serve each request together, and so have to stay alike."""
+
+    def rank_differences(self) -> Mapping[str, str]:
+        """What is unlike the driver now, in words, by the name of the rank; empty when all is alike."""
         ...
 
 

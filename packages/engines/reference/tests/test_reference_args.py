@@ -70,7 +70,6 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     ("kwargs", "lack"),
     [
         ({"tp_size": 2}, "tensor parallelism"),
-        ({"pp_size": 2}, "pipeline parallelism"),
         ({"enable_mixed_chunk": True}, "mixing decodes"),
         ({"speculative_algorithm": "EAGLE3"}, "speculative decoding"),
         ({"speculative_num_steps": 3}, "speculative decoding"),

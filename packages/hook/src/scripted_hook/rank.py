@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from scripted_core.ranks import RanksInOneProcess, RankView, view_of
+from scripted_core.ranks import RanksAlike, RanksInOneProcess, RankView, view_of
 from scripted_registry import Violation
 
 from scripted_hook.adapter import EngineAdapter
@@ -57,6 +57,7 @@ class LoneRank:
 
     def __init__(self, adapter: EngineAdapter) -> None:
         self._adapter = adapter
+        self._alike = adapter if isinstance(adapter, RanksAlike) else None
 
     def follow(self) -> bool:
         """It runs the scripts."""
@@ -69,8 +70,15 @@ class LoneRank:
         """Nobody else is there."""
 
     def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
-        """Nothing: the adapter's audit is of all there is."""
-        return ()
+        """The adapter's audit is of all there is; what it says of ranks that are not alike is added."""
+        if self._alike is None or not compare:
+            return ()
+        return [
+            Violation(
+                step=step, code="ranks-differ", message=f"on rank {rank}: {words}", subject=rank
+            )
+            for rank, words in self._alike.rank_differences().items()
+        ]
 
     def views(self, step: int) -> Sequence[RankView]:
         """What the adapter has, or the one that it is."""

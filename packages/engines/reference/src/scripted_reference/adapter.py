@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from scripted_core.capabilities import Capability
 from scripted_core.errors import CapabilityMissing
+from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -39,10 +41,8 @@ from scripted_reference.args import HASH_MODEL
 from scripted_reference.audit import engine_audit
 from scripted_reference.engine import Engine
 from scripted_reference.pools import (
-    ReferenceKvPool,
     ReferencePrefixTree,
     ReferenceRowPool,
-    ReferenceWindowPool,
     kv_pools_of,
 )
 from scripted_reference.request import Req, SamplingParams
@@ -62,6 +62,14 @@ _ALWAYS = frozenset(
 _MODES = {mode.value: mode for mode in ForwardMode}
 
 
+class HeldPrefixTree(PrefixTree, Protocol):
+    """A prefix tree that knows how many locks exhausters hold."""
+
+    @property
+    def held_locks(self) -> int:
+        """How many."""
+
+
 class ReferenceAdapter:
     """Posts into the engine's inbox, and reads its state where the engine itself reads it.
 
@@ -79,9 +87,9 @@ class ReferenceAdapter:
         self.capabilities: frozenset[Capability] = _capabilities(engine)
         self.vocab_size = self.scheduler.model.vocab_size
         by_pool = dict(zip(engine.pool_names, engine.schedulers, strict=True))
-        self.kv_pools: Mapping[str, ReferenceKvPool | ReferenceWindowPool] = kv_pools_of(by_pool)
-        self.rows = ReferenceRowPool(engine.schedulers)
-        self.prefix_tree = ReferencePrefixTree(
+        self.kv_pools: Mapping[str, KvPool] = kv_pools_of(by_pool)
+        self.rows: RowPool = ReferenceRowPool(engine.schedulers)
+        self.prefix_tree: HeldPrefixTree = ReferencePrefixTree(
             {name: scheduler.tree_cache for name, scheduler in by_pool.items()}
         )
         self._clients: dict[str, ClientStream] = {}
@@ -207,7 +215,7 @@ class ReferenceAdapter:
         schedulers = self.engine.schedulers
         return QueueView(
             waiting=tuple([req.rid for one in schedulers for req in one.waiting_queue]),
-            running=tuple([req.rid for one in schedulers for req in one.running_batch.reqs]),
+            running=tuple([req.rid for one in schedulers for req in one.decoding()]),
             chunked=self.chunked_rids(),
         )
 
@@ -306,6 +314,7 @@ def _capabilities(engine: Engine) -> frozenset[Capability]:
         Capability.PRIORITY: args.enable_priority_scheduling,
         Capability.OVERLAP: not args.disable_overlap_schedule,
         Capability.DP: args.dp_size > 1,
+        Capability.PP: args.pp_size > 1,
         Capability.SWA: engine.scheduler.memory.window is not None,
         Capability.LOGPROBS: model.supports_logprobs,
         Capability.LORA: bool(model.lora_names),

@@ -66,8 +66,13 @@ class ServerArgs:
             draws them from `random_seed`.
         device: where a model with matrices computes, `"cpu"` or `"cuda"` (also `"cuda:1"`).
         dp_size: scheduler replicas behind one front, at most 64: each has a model of its own.
+        pp_size: pipeline stages, each with some of the layers and pools of its own; 1 for all in one.
+        pp_async_batch_depth: microbatch slots beyond one for each stage: so many batches more are in
+            flight, and results are processed so much later.
+        pp_max_micro_batch_size: requests that a slot can have; by default its share of
+            `max_running_requests`.
         disable_overlap_schedule: whether results are processed in the iteration that computes them,
-            not in the one after it.
+            not in the one after it. Always so with several stages, whose results are late anyhow.
         enable_lora: whether requests may name an adapter; on as soon as `lora_paths` has one.
         json_model_override_args: what to change in the model's `config.json`, as JSON text or a mapping.
             Of the `hash` model it is `sliding_window`, which it has none of without it.
@@ -103,6 +108,9 @@ class ServerArgs:
     load_format: str = "auto"
     device: str = "cpu"
     dp_size: int = 1
+    pp_size: int = 1
+    pp_async_batch_depth: int = 0
+    pp_max_micro_batch_size: int | None = None
     disable_overlap_schedule: bool = True
     json_model_override_args: Mapping[str, Any] = field(default_factory=dict)
     swa_full_tokens_ratio: float = 0.8
@@ -129,6 +137,7 @@ class ServerArgs:
                 "is too large: each replica has a scheduler and a model of its own",
                 f"use {_MOST_REPLICAS} or less",
             )
+        self._check_stages()
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise wrong_argument(
@@ -158,6 +167,32 @@ class ServerArgs:
     def chunk_tokens(self) -> int | None:
         """Tokens in a prefill batch at most; `None` when prompts are never chunked."""
         return None if self.chunked_prefill_size == -1 else self.chunked_prefill_size
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Requests that a microbatch slot can have."""
+        return self.pp_max_micro_batch_size or max(self.max_running_requests // self.pp_size, 1)
+
+    def _check_stages(self) -> None:
+        if self.pp_max_micro_batch_size is not None:
+            _check_int("pp_max_micro_batch_size", self.pp_max_micro_batch_size, least=1)
+        if self.pp_size == 1:
+            return
+        if self.pp_size > _MOST_STAGES or self.pp_async_batch_depth > _MOST_STAGES:
+            raise ConfigError(
+                f"engine arguments pp_size={self.pp_size} and "
+                f"pp_async_batch_depth={self.pp_async_batch_depth} are too large",
+                hint=f"use {_MOST_STAGES} or less for each",
+            )
+        for name, neutral in (("dp_size", 1), ("disaggregation_mode", DisaggregationMode.NULL)):
+            if getattr(self, name) != neutral:
+                raise ConfigError(
+                    f"engine arguments pp_size={self.pp_size} and {name}={getattr(self, name)!s} do "
+                    "not go together in the reference engine",
+                    hint="use one of them",
+                )
+        # As SGLang does: the result of a batch is waited for a whole turn later anyhow.
+        object.__setattr__(self, "disable_overlap_schedule", True)
 
     def window_pool_tokens(self, window: int) -> int:
         """Return the size of the window pool for a sliding window of so many tokens, in whole pages.
@@ -286,6 +321,7 @@ _FLAGS: Final = (
     "enable_metrics",
 )
 _MOST_REPLICAS: Final = 64
+_MOST_STAGES: Final = 16
 _LOAD_FORMATS: Final = ("auto", "safetensors", "dummy")
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -300,6 +336,8 @@ _LEAST: Final[Mapping[str, int]] = {
     "dp_size": 1,
     "num_reserved_decode_tokens": 0,
     "transfer_timeout_iterations": 1,
+    "pp_size": 1,
+    "pp_async_batch_depth": 0,
 }
 
 

@@ -33,7 +33,7 @@ class BatchBuilder:
         """Return a prepared prefill batch, or `None` when nothing can be admitted."""
         scheduler = self._scheduler
         chunked = scheduler.chunked_req
-        rows_left = self._rows.available_size()
+        rows_left = self.room_for_newcomers()
         if chunked is None and (rows_left == 0 or not scheduler.waiting_queue):
             return None
         if chunked is not None:
@@ -53,6 +53,10 @@ class BatchBuilder:
         batch.prepare_for_extend(rows=self._rows, allocator=self._allocator)
         return batch
 
+    def room_for_newcomers(self) -> int:
+        """Return how many requests can join: each takes a row."""
+        return self._rows.available_size()
+
     def make_adder(self) -> PrefillAdder:
         """Return the budgets of the coming prefill batch."""
         scheduler = self._scheduler
@@ -60,11 +64,11 @@ class BatchBuilder:
         return PrefillAdder(
             tree_cache=scheduler.tree_cache,
             allocator=self._allocator,
-            running=scheduler.running_batch.reqs,
+            running=scheduler.decoding(),
             new_token_ratio=self.new_token_ratio.current,
             max_prefill_tokens=args.max_prefill_tokens,
             chunk_tokens=args.chunk_tokens,
-            window=scheduler.memory.window_budget(scheduler.running_batch.reqs),
+            window=scheduler.memory.window_budget(scheduler.decoding()),
         )
 
     def admit_waiting(self, adder: PrefillAdder, rows_left: int) -> int:
@@ -95,7 +99,7 @@ class BatchBuilder:
         if not batch.reqs:
             return None
         if not batch.is_indexed:
-            batch.index_for_decode(unprocessed=scheduler.in_flight.newest_tokens())
+            batch.index_for_decode(unprocessed=scheduler.unprocessed_tokens())
         batch.prepare_for_decode(rows=self._rows, allocator=self._allocator)
         return batch
 

@@ -62,10 +62,8 @@ _WITHOUT_EFFECT: Final = frozenset(
 _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     # name: the values that ask for nothing, and what the engine lacks
     "tp_size": ((None, 1), "tensor parallelism"),
-    "pp_size": ((None, 1), "pipeline parallelism"),
     "ep_size": ((None, 1), "expert parallelism"),
     "nnodes": ((None, 1), "running on several nodes"),
-    "pp_async_batch_depth": ((None, 0), "pipeline parallelism"),
     "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
     "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
     "speculative_algorithm": ((None,), "speculative decoding"),

@@ -48,6 +48,12 @@ def make_engine(args: ServerArgs) -> tuple[Engine, ReferenceAdapter]:
 
         pair = PdEngine(args)
         return pair, PdAdapter(pair)
+    if args.pp_size > 1:
+        from scripted_reference.pp.adapter import PipelineAdapter
+        from scripted_reference.pp.engine import PipelineEngine
+
+        pipeline = PipelineEngine(args)
+        return pipeline, PipelineAdapter(pipeline)
     engine = Engine(args)
     return engine, ReferenceAdapter(engine)
 

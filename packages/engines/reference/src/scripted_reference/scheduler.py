@@ -10,7 +10,7 @@ request is in exactly one place: `waiting_queue`, `chunked_req` or `running_batc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.batching import BatchBuilder
@@ -63,12 +63,7 @@ class Scheduler:
         self.req_to_token_pool = memory.rows
         self.tree_cache = memory.tree_cache
         self.holds = memory.holds
-        self.model: Model = load_model(
-            args,
-            kv_pool=self.token_to_kv_pool,
-            req_to_token_pool=self.req_to_token_pool,
-            window=memory.window_storage,
-        )
+        self.model: Model = self.make_model(args)
         self.limits = RequestLimits(
             context_len=args.context_length,
             pool_tokens=memory.tokens_for_one(args.chunk_tokens),
@@ -91,6 +86,15 @@ class Scheduler:
         self.results = ResultProcessor(self)
         self.departures = Departures(self)
         self.control = Control(self)
+
+    def make_model(self, args: ServerArgs) -> Model:
+        """Return a new model over the pools."""
+        return load_model(
+            args,
+            kv_pool=self.token_to_kv_pool,
+            req_to_token_pool=self.req_to_token_pool,
+            window=self.memory.window_storage,
+        )
 
     # --- one iteration
 
@@ -173,6 +177,14 @@ class Scheduler:
     def enqueue(self, req: Req) -> None:
         """Let a request that has just arrived wait for its turn."""
         self.waiting_queue.append(req)
+
+    def decoding(self) -> list[Req]:
+        """Return the requests that decode."""
+        return self.running_batch.reqs
+
+    def unprocessed_tokens(self) -> Mapping[Req, int]:
+        """Return the newest token of those running requests whose result is still in flight."""
+        return self.in_flight.newest_tokens()
 
     def owners(self) -> list[Req]:
         """Return the requests that have memory at an iteration boundary, in batch order."""

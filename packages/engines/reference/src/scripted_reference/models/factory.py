@@ -38,12 +38,7 @@ def load_model(
             window=window,
         )
     folder = model_folder(args.model_path)
-    for module in ("torch", "safetensors"):
-        if find_spec(module) is None:
-            raise ConfigError(
-                f"the model {args.model_path!r} needs {module}, which is not installed",
-                hint="pip install 'scripted-reference[tiny]', or use the model 'hash'",
-            )
+    require_torch(args.model_path)
     from scripted_reference.models.transformer_model import load_transformer
 
     return load_transformer(
@@ -57,3 +52,13 @@ def load_model(
         config_overrides=args.json_model_override_args,
         window=window,
     )
+
+
+def require_torch(model_path: str) -> None:
+    """Raise `ConfigError` unless what a transformer needs is installed."""
+    for module in ("torch", "safetensors"):
+        if find_spec(module) is None:
+            raise ConfigError(
+                f"the model {model_path!r} needs {module}, which is not installed",
+                hint="pip install 'scripted-reference[tiny]', or use the model 'hash'",
+            )

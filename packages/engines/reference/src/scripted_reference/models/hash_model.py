@@ -116,8 +116,10 @@ class HashModel:
 
     def forward(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a prepared batch."""
-        sums = self._decode(batch) if batch.forward_mode.is_decode() else self._extend(batch)
-        return BatchResult(self._next_tokens(sums, batch.reqs))
+        return BatchResult(self._next_tokens(self._sums(batch), batch.reqs))
+
+    def _sums(self, batch: ScheduleBatch) -> WordArray:
+        return self._decode(batch) if batch.forward_mode.is_decode() else self._extend(batch)
 
     def _decode(self, batch: ScheduleBatch) -> WordArray:
         stored = self._kv_pool.words

@@ -44,15 +44,15 @@ class Transformer:
         *,
         num_positions: int,
         device: torch.device,
+        layers: range | None = None,
     ) -> None:
         self._config = config
         self._embedding = weights["model.embed_tokens.weight"].to(device)
         head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
         self._head = weights[f"{head}.weight"].t().contiguous().to(device)
         self._final_norm = weights["model.norm.weight"].to(device)
-        self._layers = [
-            _layer(config, weights, layer, device=device) for layer in range(config.num_layers)
-        ]
+        self._indices = range(config.num_layers) if layers is None else layers
+        self._layers = [_layer(config, weights, index, device=device) for index in self._indices]
         cos, sin = rope_tables(config.rope, head_dim=config.head_dim, num_positions=num_positions)
         self._cos = torch.from_numpy(cos).to(device)
         self._sin = torch.from_numpy(sin).to(device)
@@ -64,9 +64,17 @@ class Transformer:
         )
         self._epsilon = torch.full((1, 1), config.rms_norm_eps, device=device)
 
-    def hidden(
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, `[LANES, hidden]`, for `int64[LANES]`."""
+        return self._embedding.index_select(0, tokens)
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer made of a token, ready for `logits`."""
+        return self._norm(x, self._final_norm)
+
+    def through_layers(
         self,
-        tokens: torch.Tensor,
+        x: torch.Tensor,
         positions: torch.Tensor,
         *,
         plan: ContextPlan,
@@ -74,24 +82,24 @@ class Transformer:
         window_plan: ContextPlan | None = None,
         adapters: Sequence[LaneAdapter] = (),
     ) -> torch.Tensor:
-        """Write the lanes' KV and return their last hidden states, `[LANES, hidden]`, normalized.
+        """Write the lanes' KV and return what the layers make of `x`, `[LANES, hidden]` both.
 
-        `tokens` and `positions` are `int64[LANES]`; `window_plan` is that of the layers with a window.
+        `positions` is `int64[LANES]`; `window_plan` is that of the layers with a window. `kv` has the
+        layers of this object, counted from 0.
         """
-        x = self._embedding.index_select(0, tokens)
         cos = self._cos.index_select(0, positions).unsqueeze(1)
         sin = self._sin.index_select(0, positions).unsqueeze(1)
-        for index, layer in enumerate(self._layers):
+        for own, (index, layer) in enumerate(zip(self._indices, self._layers, strict=True)):
             normed = self._norm(x, layer.input_norm)
             qkv = _product(normed, layer, index, Linear.QKV, adapters)
             seen = plan if index not in self._config.window_layers else window_plan
             assert seen is not None, "there are layers with a sliding window"
-            attended = self._attention(qkv, layer, kv.layer(index), cos, sin, seen)
+            attended = self._attention(qkv, layer, kv.layer(own), cos, sin, seen)
             x = x + _product(attended, layer, index, Linear.OUTPUT, adapters)
             normed = self._norm(x, layer.mlp_norm)
             gate, up = _product(normed, layer, index, Linear.GATE_UP, adapters).chunk(2, dim=1)
             x = x + _product(F.silu(gate) * up, layer, index, Linear.DOWN, adapters)
-        return self._norm(x, self._final_norm)
+        return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return `[LANES, vocab]` for `[LANES, hidden]`."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from scripted_registry.errors import ConfigError
 
 from scripted_reference.hybrid_memory import WindowStorage
 from scripted_reference.memory import IntArray, ReqToTokenPool
@@ -23,6 +24,7 @@ from scripted_reference.models.lora import LaneAdapter, LoraAdapter, load_adapte
 from scripted_reference.models.readout import Readout
 from scripted_reference.models.transformer import Transformer
 from scripted_reference.models.weights import Weights, dummy_weights, expected_shapes, load_weights
+from scripted_reference.pp.stage import Hidden, Stage
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 
@@ -48,10 +50,13 @@ class TransformerModel:
         seed: int = 0,
         adapters: Mapping[str, LoraAdapter] | None = None,
         window: WindowStorage | None = None,
+        stage: Stage | None = None,
     ) -> None:
         self.config = config
+        self._stage = stage or Stage(0, 1)
+        layers = self._stage.layers(config.num_layers)
         self.kv = PagedKV(
-            num_layers=config.num_layers,
+            num_layers=len(layers),
             num_slots=num_slots,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
@@ -60,7 +65,11 @@ class TransformerModel:
             window_layers=config.window_layers,
         )
         self._transformer = Transformer(
-            config, weights, num_positions=req_to_token_pool.max_context_len, device=device
+            config,
+            weights,
+            num_positions=req_to_token_pool.max_context_len,
+            device=device,
+            layers=layers,
         )
         self._contexts = Contexts(
             req_to_token_pool, heads=self._transformer.head_map, device=device, window=window
@@ -91,10 +100,24 @@ class TransformerModel:
 
     def forward(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a prepared batch."""
+        result = self.forward_stage(batch, None)
+        assert isinstance(result, BatchResult), "a model in one piece has a result"
+        return result
+
+    def forward_stage(self, batch: ScheduleBatch, hidden: Hidden) -> Hidden | BatchResult:
+        """Compute a batch from `float32[groups, LANES, hidden]`, or on the first stage from `None`."""
         with torch.inference_mode(), one_thread():
             layout = lay_out(batch)
-            hidden = [self._hidden(group, batch.reqs) for group in layout.lanes.groups()]
-            states = hidden[0] if len(hidden) == 1 else torch.cat(hidden)
+            before = None if hidden is None else torch.as_tensor(hidden, device=self._device)
+            states = torch.stack(
+                [
+                    self._through_layers(group, batch.reqs, None if before is None else before[i])
+                    for i, group in enumerate(layout.lanes.groups())
+                ]
+            )
+            if not self._stage.is_last:
+                return states
+            states = torch.cat([self._transformer.normed(group) for group in states])
             readout = Readout(batch, layout, engine_seed=self._seed)
             wanted = layout.logit_lanes()
             for start in range(0, len(wanted), LANES):
@@ -110,14 +133,20 @@ class TransformerModel:
         with torch.inference_mode(), one_thread():
             lanes = lay_out(batch).lanes
             rows = [
-                self._transformer.logits(self._hidden(group, batch.reqs))
+                self._transformer.logits(
+                    self._transformer.normed(self._through_layers(group, batch.reqs, None))
+                )
                 for group in lanes.groups()
             ]
             return torch.cat(rows)[: len(batch.input_ids)].cpu()
 
-    def _hidden(self, group: Lanes, reqs: Sequence[Req]) -> torch.Tensor:
-        return self._transformer.hidden(
-            torch.from_numpy(group.tokens).to(self._device),
+    def _through_layers(
+        self, group: Lanes, reqs: Sequence[Req], hidden: torch.Tensor | None
+    ) -> torch.Tensor:
+        if hidden is None:
+            hidden = self._transformer.embed(torch.from_numpy(group.tokens).to(self._device))
+        return self._transformer.through_layers(
+            hidden,
             torch.from_numpy(group.positions).to(self._device),
             plan=self._contexts.plan(group),
             kv=self.kv,
@@ -154,9 +183,16 @@ def load_transformer(
     lora_paths: Mapping[str, str],
     config_overrides: Mapping[str, Any] | None = None,
     window: WindowStorage | None = None,
+    stage: Stage | None = None,
 ) -> TransformerModel:
     """Read a model folder and the adapters. Raises `ConfigError`, which names the file at fault."""
     config = read_config(folder, overrides=config_overrides)
+    if stage is not None and config.num_layers < stage.count:
+        raise ConfigError(
+            f"engine argument pp_size={stage.count}, but {config.file} has "
+            f"{config.num_layers} layers, and each stage needs one",
+            hint=f"use pp_size={config.num_layers} or less",
+        )
     opened = open_device(device)
     _check_memory(config, num_slots=num_slots, device=opened)
     dummy = load_format == "dummy"
@@ -174,6 +210,7 @@ def load_transformer(
         seed=seed,
         adapters=adapters,
         window=window,
+        stage=stage,
     )
 
 
