@@ -227,9 +227,9 @@ def _event(data: str, *, path: str, number: int) -> dict[str, Any]:
         ) from error
     if not isinstance(event, dict):
         raise CheckFailed(f"event {number} of the stream of POST {path} is {_cut(data)}")
-    error = event.get("error")
-    if error is not None:
-        raise RequestRefused(f"POST {path} was refused in its stream: {_cut(json.dumps(error))}")
+    refusal = event.get("error")
+    if refusal is not None:
+        raise RequestRefused(f"POST {path} was refused in its stream: {_cut(json.dumps(refusal))}")
     return event
 
 

@@ -32,7 +32,7 @@ class CustomTestCase(unittest.TestCase):
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("setUpClass")
         if isinstance(own, classmethod):
-            cls.setUpClass = classmethod(_cleaning_up(own.__func__))  # type: ignore[method-assign]
+            cls.setUpClass = classmethod(_cleaning_up(own.__func__))  # type: ignore[assignment]
 
     @classmethod
     def tearDownClass(cls) -> None:
