@@ -60,7 +60,7 @@ def test_a_web_server_that_is_no_engine_is_said_to_be_none():
     "url", ["127.0.0.1:3", "ftp://a", "http://", "http://a/?b=c", "http://a#b"]
 )
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(ConfigError, match="URL|path"):
+    with pytest.raises(ConfigError, match=r"URL|path"):
         Target(url=url)
 
 
@@ -71,7 +71,7 @@ def test_a_timeout_has_to_be_one():
 
 def test_a_wrong_key_is_refused_with_a_hint():
     with served({"GET /server_info": replies(401, "who are you?")}) as url:
-        with pytest.raises(RequestRefused, match="401.*who are you") as caught:
+        with pytest.raises(RequestRefused, match=r"401.*who are you") as caught:
             talk(Target(url=url), lambda client: client.server_info())
     assert "--api-key" in str(caught.value.hint)
     assert caught.value.status == 401

@@ -101,7 +101,7 @@ def test_an_outcome_is_the_worst_of_all():
     assert _report(S).outcome is S
     assert _report(P, error=EngineDied("gone")).outcome is Outcome.BROKEN
     _report(P, S).raise_for_outcome()
-    with pytest.raises(KitFailed, match="1 of 2 checks failed.*\n.*seen"):
+    with pytest.raises(KitFailed, match=r"1 of 2 checks failed.*\n.*seen"):
         _report(P, F).raise_for_outcome()
     with pytest.raises(AssertionError):
         _report(F).raise_for_outcome()
@@ -158,5 +158,5 @@ def test_a_plot_is_an_svg_with_a_line_for_each_label_and_threshold(tmp_path):
     empty = Series(title="s", unit="%", points=())
     assert "no samples" in as_svg(empty)
     write_svg(empty, tmp_path / "a.svg")
-    with pytest.raises(ConfigError, match="folder that is there|cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         write_svg(empty, tmp_path / "b" / "a.svg")

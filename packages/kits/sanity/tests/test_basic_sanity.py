@@ -32,8 +32,8 @@ class TestBasicSanity(
     CustomTestCase,
 ):
     served_model_name = DEFAULT_MODEL_NAME_FOR_TEST
-    # Measured 94 to 95 on two busy cores, and 76 with 1 ms more in every iteration; `test_occupancy_floor`
-    # holds the runner to its own median.
+    # Measured 94 to 95 on two busy cores, and 76 with 1 ms more in every iteration. The test
+    # `test_occupancy_floor` holds a runner to its own median.
     fwd_occupancy_threshold = 88.0
     fwd_occupancy_scrape_interval = 0.05
     fwd_occupancy_max_new_tokens = 400

@@ -1,4 +1,4 @@
-"""A server that is wrong on purpose makes exactly the kit fail that is about it, which says what it saw."""
+"""A server that is wrong on purpose makes the kit fail that is about it, and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server behind a proxy with a key, one that dies in the middle, one that hangs, one without a flag."""
+"""A server behind a proxy with a key, one that dies, one that hangs, one without a flag."""
 
 from __future__ import annotations
 
