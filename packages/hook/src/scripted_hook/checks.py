@@ -16,6 +16,7 @@ from scripted_hook.events import EventLog
 from scripted_hook.invariants import check_audit
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
+from scripted_hook.plugin_calls import plugin_errors
 
 LIVENESS_STEPS = 64
 """An unpaused engine with admissible work has to run a batch within so many iterations."""
@@ -111,7 +112,8 @@ class InvariantChecks:
                 )
             )
         if self._plugins_check:
-            found.extend(self._plugins.check_invariants(audit, step=step))
+            with plugin_errors("scripted_check_invariants"):
+                found.extend(self._plugins.check_invariants(audit, step=step))
         if found:
             return self.leak(found)
         if not self._iterations:

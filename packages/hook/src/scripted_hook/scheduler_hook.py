@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from scripted_core.context import ScriptedContext
-from scripted_core.errors import LeakDetected
+from scripted_core.errors import LeakDetected, PluginError, ScriptedError
 from scripted_core.ops import (
     Continue,
     ControlOp,
@@ -38,6 +38,7 @@ from scripted_hook.events import EventLog
 from scripted_hook.job import Job, Servant, script_traceback
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
+from scripted_hook.plugin_calls import plugin_errors
 from scripted_hook.rank import LoneRank, Rank
 from scripted_hook.ranks import RankNotice
 from scripted_hook.recorder import Recorder
@@ -308,7 +309,7 @@ class ScriptedSchedulerHook:
     @staticmethod
     def _throw(generator: Generator[Any, Any, Any], error: BaseException) -> None:
         """Raise ``error`` at the script's ``yield``; a violation ends it even if it is caught."""
-        if not isinstance(error, LeakDetected):
+        if not isinstance(error, (LeakDetected, PluginError)):
             generator.throw(error)
             return
         with contextlib.suppress(StopIteration):
@@ -327,7 +328,8 @@ class ScriptedSchedulerHook:
             scheduler_hook=self, tokenizer_recv_proxy=self._proxy, http_poster=self._poster
         )
         self._context = context
-        self._plugins.hook.scripted_on_reset(context=context)
+        with plugin_errors("scripted_on_reset"):
+            self._plugins.hook.scripted_on_reset(context=context)
         self._rank.begin(run=self._runs, check_invariants=job.check_invariants)
         self._phase = Phase.SCRIPT
         self._generator = job.begin(context)
@@ -341,7 +343,8 @@ class ScriptedSchedulerHook:
         if self._recorder is not None:
             self._recorder.close_iteration(self._step)
         if self._on_step_used:
-            self._plugins.hook.scripted_on_step(step=self._step)
+            with plugin_errors("scripted_on_step"):
+                self._plugins.hook.scripted_on_step(step=self._step)
         elsewhere = self._rank.after_iteration(self._step, compare=job.check_invariants)
         if job.check_invariants:
             leak = self._checks.after_iteration(
@@ -381,7 +384,11 @@ class ScriptedSchedulerHook:
         if self._recorder is not None:
             self._recorder.on_batch(record)
         if self._on_batch_used:
-            self._plugins.hook.scripted_on_batch(record=record)
+            try:
+                with plugin_errors("scripted_on_batch"):
+                    self._plugins.hook.scripted_on_batch(record=record)
+            except ScriptedError as error:  # here it would end the engine's loop
+                self._pending_error = error
 
     def finished(self, rid: str, reason: FinishReason, output_ids: Sequence[int]) -> None:
         """The engine reports the end of a request."""
