@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
+from scripted_core.cli.console import ResultConsole
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -45,9 +46,9 @@ class Watcher:
 
 def print_table(result: Conformance) -> None:
     """Print the rows, those of one call together, and the figures below."""
-    console = Console(highlight=False)
+    console = ResultConsole(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_PIPE_WIDTH, highlight=False)
+        console = ResultConsole(width=_PIPE_WIDTH, highlight=False)
     table = Table(
         title=f"Conformance of {result.backend}",
         title_justify="left",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from scripted_core.cli.console import ResultConsole
 from rich.table import Table
 from rich.text import Text
 
@@ -22,9 +22,9 @@ _TITLES = {
 
 def print_installed(installed: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print one table for each kind; a kind of which nothing is installed says so in a line."""
-    console = Console(highlight=False)
+    console = ResultConsole(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_PIPE_WIDTH, highlight=False)
+        console = ResultConsole(width=_PIPE_WIDTH, highlight=False)
     for kind, rows in installed.items():
         if not rows:
             console.print(Text(f"{_TITLES[kind]}: none installed"))

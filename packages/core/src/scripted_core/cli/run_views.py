@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
+from scripted_core.cli.console import ResultConsole
 from rich.text import Text
 
 from scripted_core.cli.results import Heading, Ran, RunView
@@ -34,9 +35,9 @@ def make_view(view: View, *, slow_s: float) -> RunView:
 
 def make_console() -> Console:
     """stdout; wide when it is no terminal and nobody says how wide it is."""
-    console = Console(highlight=False, file=sys.stdout)
+    console = ResultConsole(highlight=False, file=sys.stdout)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(file=sys.stdout, width=_PIPE_WIDTH, highlight=False)
+        console = ResultConsole(file=sys.stdout, width=_PIPE_WIDTH, highlight=False)
     return console
 
 
