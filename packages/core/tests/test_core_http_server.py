@@ -476,7 +476,7 @@ def test_an_engine_that_never_answers_is_given_up(start, plugin):
 
 def test_an_engine_that_answers_http_without_our_hooks_is_seen(start, plugin, monkeypatch):
     quick = functools.partial(SilenceWatch, silence_s=0.3)
-    monkeypatch.setattr("scripted_core.sessions.http_server.SilenceWatch", quick)
+    monkeypatch.setattr("scripted_core.sessions.launched.SilenceWatch", quick)
     with within(SOON_S), pytest.raises(HandshakeError, match="plugin was swallowed") as caught:
         start("swallowed")
     assert "Skipping plugin scripted (not wanted)" in str(caught.value)

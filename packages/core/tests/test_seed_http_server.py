@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 from scripted_core.errors import EngineDied, EngineDirty, ReplyTimeout, ScriptFailed, ScriptStalled
-from scripted_core.sessions import ScriptedHttpServer, ServerLaunch, http_server
+from scripted_core.sessions import ScriptedHttpServer, ServerLaunch, launched
 from scripted_core.sessions.processes import ProcessWatch
 from scripted_core.testing import FakePairChannel
 from scripted_core.wire import messages
@@ -88,8 +88,8 @@ def engine_side(plugins, monkeypatch):
     monkeypatch.setattr(_FakeProcess, "made", [])
     test_side, engine_side = FakePairChannel.pair()
     plugins.register(_Plugin(test_side), name="fake-server")
-    monkeypatch.setattr(http_server, "ServerProcess", _FakeProcess)
-    monkeypatch.setattr(http_server, "await_http", lambda *args, **kwargs: None)
+    monkeypatch.setattr(launched, "ServerProcess", _FakeProcess)
+    monkeypatch.setattr(launched, "await_http", lambda *args, **kwargs: None)
     engine_side.send(
         HookReady(
             protocol_version=PROTOCOL_VERSION,

@@ -20,12 +20,15 @@ from scripted_registry.errors import (
 __all__ = [
     "CapabilityMissing",
     "ConfigError",
+    "EngineBusy",
     "EngineDied",
     "EngineDirty",
     "EngineError",
     "EngineStartError",
+    "EngineUnreachable",
     "ExhaustError",
     "HandshakeError",
+    "KeyRefused",
     "LeakDetected",
     "PluginConflict",
     "PluginContractError",
@@ -70,6 +73,12 @@ class EngineDirty(EngineError):
     code = "engine-dirty"
 
 
+class EngineBusy(EngineError):
+    """Another test client, whom the message names, is attached to the engine."""
+
+    code = "engine-busy"
+
+
 class CapabilityMissing(EngineError):
     """The engine cannot do what the script asks for; the test is skipped with this reason."""
 
@@ -82,10 +91,22 @@ class TransportError(ScriptedError):
     code = "transport-error"
 
 
+class EngineUnreachable(TransportError):
+    """Nobody listens at the address that was to be attached to, or no answer came from there."""
+
+    code = "engine-unreachable"
+
+
 class HandshakeError(TransportError):
     """The peer on the wire did not prove to be the engine that was started."""
 
     code = "handshake"
+
+
+class KeyRefused(HandshakeError):
+    """The engine does not let this key in, or it is not the engine that the key is for."""
+
+    code = "key-refused"
 
 
 class ProtocolMismatch(HandshakeError):
@@ -121,12 +142,14 @@ class ScriptStalled(ScriptError):
 class ScriptFailed(ScriptError, AssertionError):
     """The script raised; the message holds the traceback from the engine side.
 
-    ``remote_traceback`` and ``last_state`` are the two parts on their own (empty when unknown).
+    ``remote_traceback`` and ``last_state`` are the two parts on their own (empty when unknown);
+    ``raised`` are the classes of what the script raised, base classes too, as ``module:Name``.
     """
 
     code = "script-failed"
     remote_traceback = ""
     last_state = ""
+    raised: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripted_core.gate.start import start_gate
 from scripted_core.logs import set_log_context
 from scripted_core.ports import bind_port
 from scripted_core.wire.address import SessionAddress, address_from_env
@@ -33,7 +34,9 @@ def maybe_init_scripted_scheduler_hook(
 ) -> ScriptedSchedulerHook | None:
     """Attach a hook to ``scheduler``; ``None``, and nothing done, outside a session.
 
-    The driver rank gets the wire, and what the others report; every rank gets stacks on request.
+    The driver rank gets the wire, and what the others report; every rank gets stacks on request. An
+    engine that is told to listen (``SCRIPTED_LISTEN``) lets test clients from elsewhere in: its driver
+    rank starts the gate, and raises what keeps that from listening.
     """
     address = address_from_env(environ)
     if address is None:
@@ -43,6 +46,7 @@ def maybe_init_scripted_scheduler_hook(
     bind_port(scheduler, adapter)
     servant = None
     if adapter.is_driver:
+        start_gate(address, environ=environ)
         servant = WireServant(
             channel=EngineSideChannel(address),
             progress=ProgressWriter(address.progress),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -17,9 +17,13 @@ _T = TypeVar("_T")
 
 
 class BackgroundHttpPoster:
-    """An asyncio loop in a thread of its own, with one aiohttp session; started on first use."""
+    """An asyncio loop in a thread of its own, with one aiohttp session; started on first use.
 
-    def __init__(self) -> None:
+    ``headers`` go with every request.
+    """
+
+    def __init__(self, *, headers: Mapping[str, str] | None = None) -> None:
+        self._headers = dict(headers or {})
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -52,6 +56,7 @@ class BackgroundHttpPoster:
         """The session, for coroutines that run on the loop; streams have no total timeout."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
+                headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
                 connector=aiohttp.TCPConnector(limit=0),
             )

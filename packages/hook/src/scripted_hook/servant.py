@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scripted_core.errors import HandshakeError
+from scripted_core.errors import HandshakeError, TransportError
 from scripted_core.logs import get_logger, set_log_context
 from scripted_core.ports import JobOutcome
 from scripted_core.scripts import ScriptLoader
@@ -24,6 +24,7 @@ from scripted_core.wire.transport import Channel
 
 from scripted_hook.adapter import EngineAdapter
 from scripted_hook.job import Job, script_traceback
+from scripted_hook.server_facts import DescribesServer, plain_arguments
 from scripted_hook.step_stream import StepStream
 
 _log = get_logger("scripted.hook")
@@ -69,8 +70,13 @@ class WireServant:
         return None
 
     def tick(self, job: Job, step: int) -> None:
-        """A sign of life that the test side can read without our help."""
+        """A sign of life that the test side can read without our help.
+
+        Raises ``TransportError`` when nobody waits for the script any more.
+        """
         self._progress.tick(job.request_id, step)
+        if self._progress.abandoned == job.request_id:
+            raise TransportError(f"the test client of {job.name} has gone: it is given up")
         set_log_context(script=job.name, step=step)
 
     def pollables(self) -> tuple[Any, ...]:
@@ -105,6 +111,10 @@ class WireServant:
                 capabilities=tuple(sorted(adapter.capabilities)),
                 pids=dict(adapter.pids()),
                 hooks_fired=adapter.hooks_fired(),
+                base_url=adapter.base_url() if isinstance(adapter, DescribesServer) else "",
+                arguments=plain_arguments(adapter.server_arguments())
+                if isinstance(adapter, DescribesServer)
+                else {},
             )
         )
 

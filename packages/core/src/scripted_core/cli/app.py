@@ -13,8 +13,10 @@ from typing import Annotated, NoReturn
 import typer
 from scripted_registry import get_plugin_manager
 
+from scripted_core.cli.attach_command import attach
 from scripted_core.cli.conformance_command import conformance
 from scripted_core.cli.doctor_command import doctor
+from scripted_core.cli.keys_command import keys
 from scripted_core.cli.list_command import list_installed
 from scripted_core.cli.run_command import run
 from scripted_core.cli.serve_command import serve
@@ -34,6 +36,8 @@ class ExitCode(IntEnum):
     """A script ran and did not succeed."""
     USAGE = 2
     """Nothing ran: a mistake in what was asked for, or in what is installed."""
+    PIPE_CLOSED = 141
+    """Nobody reads the output any more (``| head``); as a shell says of a program that SIGPIPE ended."""
     INTERRUPTED = 130
     """Ctrl-C; after another signal it is 128 and the signal's number, as in a shell."""
 
@@ -57,6 +61,8 @@ def build_app() -> tuple[typer.Typer, PluginError | None]:
     app.command("doctor")(doctor)
     app.command("serve")(serve)
     app.command("conformance")(conformance)
+    app.command("keys")(keys)
+    app.command("attach")(attach)
     try:
         get_plugin_manager().hook.scripted_register_commands(app=app)
     except PluginError as error:
@@ -102,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _status_of(arguments: Sequence[str] | None) -> int:
     broken: PluginError | None = None
+    stdout = sys.stdout
     try:
         app, broken = build_app()
         try:
@@ -117,8 +124,12 @@ def _status_of(arguments: Sequence[str] | None) -> int:
         if error.errno not in _UNWRITABLE:
             raise
         _give_up_printing(error)
-        return ExitCode.FAILED
+        return ExitCode.PIPE_CLOSED if error.errno == errno.EPIPE else ExitCode.FAILED
     except SystemExit as end:
+        if sys.stdout is not stdout:  # typer puts another there when nobody reads any more
+            sys.stdout = stdout
+            _give_up_printing(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            return ExitCode.PIPE_CLOSED
         if end.code == ExitCode.USAGE and broken is not None:
             print_error(broken)  # the command that was asked for may be a plugin's
         return end.code if isinstance(end.code, int) else ExitCode.OK

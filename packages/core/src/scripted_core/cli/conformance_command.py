@@ -81,9 +81,9 @@ def conformance(
     Ctrl-C.
     """
     from scripted_core.cli.conformance_table import Watcher, print_table
-    from scripted_core.cli.engine_args import parse_engine_args
     from scripted_core.conformance import DEFAULT_ENGINE_KWARGS, run_conformance
     from scripted_core.conformance.document import as_markdown, check_document, write_document
+    from scripted_core.engine_args import parse_engine_args
     from scripted_core.sessions.base import make_config
 
     if as_json and markdown:

@@ -12,12 +12,16 @@ from typing import Any, TextIO, cast
 
 import pytest
 import structlog
+from scripted_registry import EngineConfig
 
 from scripted_core.capabilities import Capability
 from scripted_core.cli.find import FoundScript, FoundScripts
 from scripted_core.cli.results import Heading, Ran, RunOutcome, RunView
 from scripted_core.errors import ConfigError, ScriptedError, ScriptFailed
+from scripted_core.sessions.attached import AttachTo
 from scripted_core.sessions.base import Session, make_config, start_session
+from scripted_core.sessions.fit import misfit
+from scripted_core.sessions.http_server import ScriptedHttpServer
 from scripted_core.trace import NOTHING_CHECKED
 
 
@@ -28,11 +32,14 @@ def execute(
     seed: int,
     overrides: Mapping[str, Any],
     view: RunView,
+    attach_to: AttachTo | None = None,
 ) -> list[Ran]:
     """Run the scripts in the order of the file, and show ``view`` each as it goes.
 
-    An engine is kept for the next script when that wants the same one. Raises what a start of an
-    engine raises (``EngineStartError``, ``ConfigError``, …); a script's own end is in its result.
+    An engine is kept for the next script when that wants the same one; ``attach_to`` names one that
+    runs already, on which a script that wants other server arguments is skipped. Raises what a
+    start of an engine raises (``EngineStartError``, ``ConfigError``, …); a script's own end is in its
+    result.
     """
     _log_to_stderr()
     session: Session | None = None
@@ -42,16 +49,21 @@ def execute(
         for name, reason in found.left_out.items():
             view.left_out(name, reason, found.path)
         for script in found.scripts:
-            config = make_config(backend, {**script.engine_kwargs, **overrides}, seed=seed)
             wanted_s = script.options.get("stall_timeout_s")
+            config = None
+            if attach_to is None:
+                config = make_config(backend, {**script.engine_kwargs, **overrides}, seed=seed)
             if session is not None and (
-                session.config != config or session.dirty or wanted_s != stall_timeout_s
+                session.dirty
+                or wanted_s != stall_timeout_s
+                or (config is not None and session.config != config)
             ):
                 session.shutdown()
                 session = None
             if session is None:
-                with view.starting(config.engine):
-                    session = start_session(config, stall_timeout_s=wanted_s)
+                where = config.engine if attach_to is None and config else "the engine"
+                with view.starting(where):
+                    session = _start(config, attach_to, seed=seed, stall_timeout_s=wanted_s)
                 stall_timeout_s = wanted_s
             results.append(_run_one(session, script, path=found.path, view=view))
     except BaseException:
@@ -63,6 +75,19 @@ def execute(
     return results
 
 
+def _start(
+    config: EngineConfig | None,
+    attach_to: AttachTo | None,
+    *,
+    seed: int,
+    stall_timeout_s: float | None,
+) -> Session:
+    if attach_to is not None:
+        return ScriptedHttpServer.attach_to(attach_to, seed=seed, stall_timeout_s=stall_timeout_s)
+    assert config is not None, "one of the two is given"
+    return start_session(config, stall_timeout_s=stall_timeout_s)
+
+
 def _run_one(session: Session, script: FoundScript, *, path: Path, view: RunView) -> Ran:
     heading = Heading(
         name=script.name,
@@ -72,7 +97,7 @@ def _run_one(session: Session, script: FoundScript, *, path: Path, view: RunView
     )
     outcome, text, code, digest = RunOutcome.PASSED, "", None, None
     check_invariants = bool(script.options.get("check_invariants", True))
-    missing = _missing_capability(session, script)
+    missing = _missing(session, script)
     on_step = view.begin(heading)
     if missing is None:
         try:
@@ -107,7 +132,12 @@ def _run_one(session: Session, script: FoundScript, *, path: Path, view: RunView
     return result
 
 
-def _missing_capability(session: Session, script: FoundScript) -> str | None:
+def _missing(session: Session, script: FoundScript) -> str | None:
+    """Why the script cannot run on this engine."""
+    if isinstance(session, ScriptedHttpServer) and session.is_attached:
+        reason = misfit(script.engine_kwargs, session.arguments)
+        if reason is not None:
+            return reason
     for name in script.requires:
         try:
             needed = Capability(name)

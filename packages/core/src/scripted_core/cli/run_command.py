@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from scripted_core.cli.attach_command import KEY_HELP
 from scripted_core.cli.view_choice import View
 
 
@@ -26,6 +28,14 @@ def run(
             help="An argument of the engine (SGLang's names); wins over the file's. Repeatable.",
         ),
     ] = None,
+    attach: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on an engine that somebody else has started and that listens at tcp://HOST:PORT.",
+        ),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help=KEY_HELP)] = None,
     view: Annotated[
         View,
         typer.Option(
@@ -56,24 +66,37 @@ def run(
 
     `scripted run test_mine.py:test_one --backend sglang --engine-arg page_size=16`
 
+    `scripted run test_mine.py --attach tcp://gpu7:7801 --key client.key`
+
     `scripted run test_mine.py --slow 0.2`
 
     `scripted run test_mine.py --json > run.json`
 
     Exit status: 0 when every script succeeded or was skipped for a missing capability, 1 when one
-    failed, 2 when nothing could be run, 130 after Ctrl-C.
+    failed, 2 when nothing could be run, 130 after Ctrl-C, 141 when nobody reads the output any more.
     """
     # What a run needs is imported here: `list`, `doctor` and `--help` go without it.
-    from scripted_core.cli.engine_args import parse_engine_args
     from scripted_core.cli.execute import execute
     from scripted_core.cli.find import find_scripts
     from scripted_core.cli.results import RunOutcome
     from scripted_core.cli.run_views import NoView, make_view
+    from scripted_core.engine_args import parse_engine_args
+    from scripted_core.errors import ConfigError
+    from scripted_core.sessions.attached import AttachTo
 
     overrides = parse_engine_args(engine_arg or [])
+    if attach is not None and (backend is not None or overrides):
+        raise ConfigError(
+            "--attach is for an engine that runs already: --backend and --engine-arg have no place "
+            "beside it",
+            hint="leave them out, or leave --attach out",
+        )
+    to = None if attach is None else AttachTo(address=attach, key_file=key)
     found = find_scripts(target)
     shown = NoView() if as_json else make_view(view, slow_s=slow)
-    results = execute(found, backend=backend, seed=seed, overrides=overrides, view=shown)
+    results = execute(
+        found, backend=backend, seed=seed, overrides=overrides, view=shown, attach_to=to
+    )
     if as_json:
         from scripted_core.cli.as_json import results_as_json
 

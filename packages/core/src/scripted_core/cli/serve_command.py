@@ -52,7 +52,7 @@ def serve(
     """
     from scripted_registry import EngineMode
 
-    from scripted_core.cli.engine_args import parse_engine_args
+    from scripted_core.engine_args import parse_engine_args
     from scripted_core.sessions.base import make_config
 
     kwargs = parse_engine_args(engine_arg or [])

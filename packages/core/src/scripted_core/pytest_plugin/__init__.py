@@ -17,6 +17,7 @@ from scripted_core.pytest_plugin._options import (
     add_options,
     backends,
     check_options,
+    option,
     register_markers,
 )
 
@@ -112,9 +113,14 @@ def pytest_runtest_makereport(
     if runtime is not None and not runtime.is_scripted(item):
         runtime = None
     if call.excinfo is not None and report.failed:
-        from scripted_core.pytest_plugin._reports import as_error_if_not_an_expectation
+        from scripted_core.pytest_plugin import _reports
 
-        as_error_if_not_an_expectation(report, call.excinfo, item, is_scripted=runtime is not None)
+        if not _reports.expect_what_the_script_raised(report, call.excinfo.value, item):
+            _reports.as_error_if_not_an_expectation(
+                report, call.excinfo, item, is_scripted=runtime is not None
+            )
+        if runtime is not None:
+            _reports.shorten(report)
     if call.excinfo is not None and report.skipped and runtime is not None:
         from scripted_core.pytest_plugin._reports import locate_skip
 
@@ -133,6 +139,9 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Which engines scripted tests would run on, when that was said."""
+    attach = option(config, "scripted_attach")
+    if attach is not None:
+        return f"scripted: attach {attach}"
     chosen = backends(config)
     if not chosen:
         return None

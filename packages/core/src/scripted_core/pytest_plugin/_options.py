@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from scripted_core.sessions.attached import AttachTo
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -18,6 +22,26 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="engine to run scripted tests on, also with its mode (reference:server); repeat it to run "
         "every test on each (default: reference, when it is installed)",
+    )
+    group.addoption(
+        "--scripted-engine-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a server argument of the engine (SGLang's names); wins over marks. Repeatable",
+    )
+    group.addoption(
+        "--scripted-attach",
+        default=None,
+        metavar="ADDRESS",
+        help="run scripted tests on an engine that somebody else has started and that listens at "
+        "tcp://HOST:PORT (its SCRIPTED_LISTEN); tests that want other server arguments are skipped",
+    )
+    group.addoption(
+        "--scripted-key",
+        default=None,
+        metavar="FILE",
+        help="the client's key for --scripted-attach (default: $SCRIPTED_CLIENT_KEY_FILE)",
     )
     group.addoption(
         "--scripted-seed",
@@ -40,6 +64,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="time limit of one scripted test (default: none; a stall has a limit of its own)",
     )
     parser.addini("scripted_backend", "engines for scripted tests", type="args", default=[])
+    parser.addini(
+        "scripted_engine_args", "server arguments, NAME=VALUE each", type="args", default=[]
+    )
+    parser.addini("scripted_attach", "address of an engine to attach to", default="")
+    parser.addini("scripted_key", "the client's key file for it", default="")
     parser.addini("scripted_seed", "seed of automatic rids", default="0")
     parser.addini("scripted_trace", "folder for traces of scripted tests", default="")
     parser.addini("scripted_timeout", "time limit of one scripted test in seconds", default="")
@@ -71,6 +100,60 @@ def backends(config: pytest.Config) -> list[str]:
     """The engines that were asked for, without repeats; empty for the default."""
     chosen = config.getoption("scripted_backend") or config.getini("scripted_backend")
     return list(dict.fromkeys(chosen))
+
+
+def engine_args(config: pytest.Config) -> dict[str, Any]:
+    """Server arguments of the ini file and, over them, of the command line; ``UsageError``."""
+    from scripted_core.engine_args import parse_engine_args
+    from scripted_core.errors import ConfigError
+
+    try:
+        return {
+            **parse_engine_args(
+                config.getini("scripted_engine_args"), option="scripted_engine_args"
+            ),
+            **parse_engine_args(
+                config.getoption("scripted_engine_arg"), option="--scripted-engine-arg"
+            ),
+        }
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def attach_to(config: pytest.Config) -> AttachTo | None:
+    """The engine to attach to; ``UsageError`` when that contradicts other options, or cannot be.
+
+    A relative key file is found as ``--scripted-trace`` is.
+    """
+    address = option(config, "scripted_attach")
+    if address is None:
+        return None
+    from scripted_core.errors import ConfigError
+    from scripted_core.sessions.attached import AttachTo
+    from scripted_core.wire.tcp import parse_tcp
+
+    for name, given in (
+        ("--scripted-backend", backends(config)),
+        ("--scripted-engine-arg", engine_args(config)),
+    ):
+        if given:
+            raise pytest.UsageError(
+                f"--scripted-attach {address}: that engine runs already, so {name} has no place "
+                "beside it"
+            )
+    key = option(config, "scripted_key")
+    base = config.rootpath if config.getoption("scripted_key") is None else _called_from(config)
+    try:
+        parse_tcp(address, what="scripted_attach")
+        to = AttachTo(address=address, key_file=None if key is None else base / key)
+        to.key_path  # noqa: B018 - raises when there is none
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    return to
+
+
+def _called_from(config: pytest.Config) -> Path:
+    return config.invocation_params.dir
 
 
 def seed(config: pytest.Config) -> int:
@@ -106,7 +189,7 @@ def trace_folder(config: pytest.Config) -> Path | None:
     to the root directory. ``UsageError`` when it is there and is no folder.
     """
     given = config.getoption("scripted_trace")
-    base = config.rootpath if given is None else config.invocation_params.dir
+    base = config.rootpath if given is None else _called_from(config)
     text = option(config, "scripted_trace")
     if not text:
         return None
@@ -121,3 +204,6 @@ def check_options(config: pytest.Config) -> None:
     seed(config)
     timeout_s(config)
     trace_folder(config)
+    if config.getoption("scripted_engine_arg") or config.getini("scripted_engine_args"):
+        engine_args(config)
+    attach_to(config)

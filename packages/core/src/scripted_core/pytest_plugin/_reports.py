@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from scripted_core.errors import ScriptedError, ScriptFailed
+from scripted_core.wire.plain import type_name
+
+_LONGEST_TEXT = 200_000
 
 
 def as_error_if_not_an_expectation(
@@ -39,6 +42,37 @@ def _tell_without_the_harness(
         report.sections.append(("scripted last state", error.last_state))
     else:
         report.longrepr = f"{type(error).__name__} [{error.code}]: {error}"
+
+
+def expect_what_the_script_raised(
+    report: pytest.TestReport, error: BaseException, item: pytest.Item
+) -> bool:
+    """Let ``xfail(raises=X)`` see through ``ScriptFailed`` to what the script raised.
+
+    The exception itself may be in another process: its classes have come over by name.
+    """
+    from _pytest.skipping import xfailed_key
+
+    expected = item.stash.get(xfailed_key, None)
+    if expected is None or not isinstance(error, ScriptFailed) or item.config.option.runxfail:
+        return False
+    raises = expected.raises if isinstance(expected.raises, tuple) else (expected.raises,)
+    if not any(isinstance(one, type) and type_name(one) in error.raised for one in raises):
+        return False
+    report.outcome = "skipped"
+    report.wasxfail = expected.reason
+    return True
+
+
+def shorten(report: pytest.TestReport) -> None:
+    """Leave the middle out of a failure that nobody could read (an assertion on megabytes)."""
+    text = str(report.longrepr or "")
+    if len(text) > _LONGEST_TEXT:
+        left_out = len(text) - _LONGEST_TEXT
+        half = _LONGEST_TEXT // 2
+        report.longrepr = (
+            f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"
+        )
 
 
 def mark_as_error(report: pytest.TestReport) -> None:

@@ -19,6 +19,7 @@ from scripted_core.pytest_plugin._engines import EnginePool, group_name
 from scripted_core.pytest_plugin._known_defects import expect_known_defects
 from scripted_core.pytest_plugin._reports import mark_as_error
 from scripted_core.sessions.base import Session, make_config
+from scripted_core.sessions.fit import misfit
 from scripted_core.sessions.lifecycle import script_run
 from scripted_core.sessions.outcome import skipped
 from scripted_core.unittest_case import ScriptedTestCase, lend_sessions
@@ -50,6 +51,8 @@ class ScriptedRuntime:
         self._engines = EnginePool(config)
         self._end_lending = lend_sessions(lambda config: self._engines.get(config).session)
         self._backends = _options.backends(config)
+        self._engine_args = _options.engine_args(config)
+        self._attach_to = _options.attach_to(config)
         self._seed = _options.seed(config)
         self._timeout_s = _options.timeout_s(config)
         self._trace_dir = _options.trace_folder(config)
@@ -72,21 +75,26 @@ class ScriptedRuntime:
         item = request.node
         if self.is_scripted(item):
             _check_signature(item)
-        config = self._engine_config(item, scripted_backend)
-        try:
-            engine = self._engines.get(
-                config,
-                stall_timeout_s=self._script_options(item).get("stall_timeout_s"),
-                item=item,
+        stall_timeout_s = self._script_options(item).get("stall_timeout_s")
+        session: Session
+        reason: str | None = None
+        if self._attach_to is not None:
+            session = attached = self._engines.attached(
+                self._attach_to, stall_timeout_s=stall_timeout_s, seed=self._seed
             )
-        except CapabilityMissing as error:  # known before a start: this release cannot be it
-            raise skipped(str(error)) from None
-        session = engine.session
+            reason = misfit(self._engine_kwargs(item), attached.arguments)
+        else:
+            config = self._engine_config(item, scripted_backend)
+            try:
+                engine = self._engines.get(config, stall_timeout_s=stall_timeout_s, item=item)
+            except CapabilityMissing as error:  # known before a start: this release cannot be it
+                raise skipped(str(error)) from None
+            session = engine.session
+            item.user_properties.append(("scripted_engine_group", group_name(config)))
+            if engine.start_s is not None:
+                item.user_properties.append(("scripted_engine_start_s", f"{engine.start_s:.3f}"))
         item.stash[_session_key] = session
-        item.user_properties.append(("scripted_engine_group", group_name(config)))
-        if engine.start_s is not None:
-            item.user_properties.append(("scripted_engine_start_s", f"{engine.start_s:.3f}"))
-        reason = self._skip_reason(item, session)
+        reason = reason or self._skip_reason(item, session)
         if reason is not None:
             raise skipped(reason)
         ready = session.ready
@@ -136,7 +144,7 @@ class ScriptedRuntime:
         case = getattr(item, "cls", None)
         if isinstance(case, type) and issubclass(case, ScriptedTestCase):
             return self._engine_of_class(case)
-        if "scripted_session" not in getattr(item, "fixturenames", ()):
+        if "scripted_session" not in getattr(item, "fixturenames", ()) or self._attach_to:
             return None
         callspec = getattr(item, "callspec", None)
         backend = callspec.params.get("scripted_backend") if callspec is not None else None
@@ -160,6 +168,11 @@ class ScriptedRuntime:
     # -- configuration -------------------------------------------------------------------------
 
     def _engine_config(self, item: pytest.Item, backend: str | None) -> EngineConfig:
+        kwargs = {**self._engine_kwargs(item), **self._engine_args}
+        return make_config(backend, kwargs, seed=self._seed)
+
+    @staticmethod
+    def _engine_kwargs(item: pytest.Item) -> dict[str, Any]:
         kwargs: dict[str, Any] = {}
         for mark in reversed(list(item.iter_markers("scripted"))):
             if mark.args:
@@ -168,7 +181,7 @@ class ScriptedRuntime:
                     hint="engine arguments go by name: @pytest.mark.scripted(page_size=16)",
                 )
             kwargs.update(mark.kwargs)
-        return make_config(backend, kwargs, seed=self._seed)
+        return kwargs
 
     def _script_options(self, item: pytest.Item) -> dict[str, Any]:
         chosen: dict[str, Any] = {}

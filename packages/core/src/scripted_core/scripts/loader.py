@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
 import types
 from collections.abc import Callable
@@ -75,19 +76,29 @@ class ScriptLoader:
         cached = self._modules.get(ref.path)
         if cached is not None and cached[0] == ref.content_hash:
             return cached[1]
+        return self._execute(ref, self._source(ref))
+
+    def _source(self, ref: ScriptRef) -> bytes:
+        """The file's content: the same file here, or else what has travelled with ``ref``."""
         try:
-            source = Path(ref.path).read_bytes()
+            here: bytes | None = Path(ref.path).read_bytes()
+            missing = ""
         except OSError as error:
+            here, missing = None, str(error)
+        if here is not None and content_hash(here) == ref.content_hash:
+            return here
+        if ref.source and content_hash(ref.source) == ref.content_hash:
+            _show_source(ref)
+            return ref.source
+        if here is None:
             raise ScriptNotImportable(
-                f"the engine's process cannot read {ref.path}: {error}",
+                f"the engine's process cannot read {ref.path}: {missing}",
                 hint="both sides need the test files at the same path",
-            ) from error
-        if content_hash(source) != ref.content_hash:
-            raise ScriptNotImportable(
-                f"{ref.path} is not the same file here as in the test's process",
-                hint="it was edited during the run, or the two sides see different file systems",
             )
-        return self._execute(ref, source)
+        raise ScriptNotImportable(
+            f"{ref.path} is not the same file here as in the test's process",
+            hint="it was edited during the run, or the two sides see different file systems",
+        )
 
     def _execute(self, ref: ScriptRef, source: bytes) -> types.ModuleType:
         from scripted_core.scripts.rewrite import compile_rewritten, install_comparison_details
@@ -119,10 +130,25 @@ class ScriptLoader:
             raise ScriptNotImportable(
                 f"importing {ref.path} in the engine's process failed: "
                 f"{type(error).__name__}: {error}",
-                hint="the module has to import in the engine's environment too",
+                hint=_import_hint(ref, error),
             ) from error
         if previous is not None and getattr(previous, "__file__", None) != ref.path:
             sys.modules[name] = previous
         self._modules[ref.path] = (ref.content_hash, module)
         self._names[ref.module_name] = ref.path
         return module
+
+
+def _show_source(ref: ScriptRef) -> None:
+    """Let tracebacks quote a file that is not on this machine."""
+    lines = ref.source.decode(errors="replace").splitlines(keepends=True)
+    linecache.cache[ref.path] = (len(ref.source), None, lines, ref.path)
+
+
+def _import_hint(ref: ScriptRef, error: Exception) -> str:
+    if ref.source and isinstance(error, ImportError):
+        return (
+            "only the script's own file travels to the engine's machine: install what it imports "
+            "there, or have the test files there at the same path"
+        )
+    return "the module has to import in the engine's environment too"

@@ -25,8 +25,11 @@ def content_hash(source: bytes) -> str:
     return hashlib.blake2b(source, digest_size=16).hexdigest()
 
 
-def reference_of(fn: Callable[..., Any]) -> ScriptRef:
-    """How another process can import ``fn``; ``ScriptNotImportable`` when it cannot."""
+def reference_of(fn: Callable[..., Any], *, with_source: bool = False) -> ScriptRef:
+    """How another process can import ``fn``; ``ScriptNotImportable`` when it cannot.
+
+    ``with_source`` sends the file along, for a process on a machine that may not have it.
+    """
     if isinstance(fn, functools.partial):
         raise ScriptNotImportable(
             f"{fn!r} is a functools.partial, which has no place in a file", hint=_IN_PROCESS_HINT
@@ -55,11 +58,13 @@ def reference_of(fn: Callable[..., Any]) -> ScriptRef:
             f"{name} comes from {file!r}, which is no file that another process could read",
             hint="write the script to a file, or run it on an in-process engine",
         )
+    source = path.read_bytes()
     return ScriptRef(
         path=str(path),
         module_name=function.__module__,
         qualname=function.__qualname__,
-        content_hash=content_hash(path.read_bytes()),
+        content_hash=content_hash(source),
         sys_path=tuple(os.path.abspath(entry) for entry in sys.path if entry is not None),
         is_method=is_method,
+        source=source if with_source else b"",
     )

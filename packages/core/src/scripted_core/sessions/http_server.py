@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import select
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import zmq
 from scripted_registry import EngineConfig, EngineMode, get_plugin_manager
 
 from scripted_core.errors import (
@@ -20,12 +17,15 @@ from scripted_core.errors import (
     EngineStartError,
     PluginContractError,
     ScriptedError,
-    ScriptStalled,
 )
 from scripted_core.logs import get_logger
 from scripted_core.scripts.reference import reference_of
+from scripted_core.sessions.attached import DEFAULT_ATTACH_TIMEOUT_S, AttachedEngine, AttachTo
 from scripted_core.sessions.base import make_config, stall_timeout
+from scripted_core.sessions.conversation import Conversation
+from scripted_core.sessions.engine_end import EngineEnd
 from scripted_core.sessions.launch import ServerLaunch
+from scripted_core.sessions.launched import LaunchedEngine
 from scripted_core.sessions.lifecycle import (
     Deadline,
     announced_run,
@@ -34,26 +34,17 @@ from scripted_core.sessions.lifecycle import (
     script_run,
 )
 from scripted_core.sessions.outcome import damage, raise_remote
-from scripted_core.sessions.server_process import ServerProcess
-from scripted_core.sessions.startup import SilenceWatch, await_http, check_hello
+from scripted_core.sessions.startup import check_hello
 from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
-from scripted_core.wire.address import SessionAddress, create_address
 from scripted_core.wire.messages import (
     HookReady,
-    Message,
-    OutOfBandError,
     RunScript,
     ScriptFailed,
-    ScriptSucceeded,
-    Shutdown,
-    StepsEnded,
 )
 from scripted_core.wire.plain import plain_args, plain_kwargs
-from scripted_core.wire.progress import ProgressReader
-from scripted_core.wire.transport import Channel, TestSideChannel
+from scripted_core.wire.transport import TestSideChannel
 
 _log = get_logger("scripted.session")
-_WATCH_INTERVAL_S = 0.25
 
 
 class ScriptedHttpServer:
@@ -68,13 +59,13 @@ class ScriptedHttpServer:
         self,
         *,
         config: EngineConfig,
-        launch: ServerLaunch,
+        engine: EngineEnd,
         stall_timeout_s: float,
-        transport: Callable[[SessionAddress], Channel] = TestSideChannel,
+        ships_source: bool = False,
     ) -> None:
         self.config = config
-        self._launch = launch
-        self._stall_timeout_s = stall_timeout_s
+        self._engine = engine
+        self._ships_source = ships_source
         self._dirty: str | None = None
         self._closed = False
         self._digest = ""
@@ -82,21 +73,9 @@ class ScriptedHttpServer:
         self._checks: ChecksDone = NOTHING_CHECKED
         self._request_ids = itertools.count(1)
         self._plugins = get_plugin_manager()
-        self._address = create_address()
         self._id = new_session_id()
-        self._channel: Channel = transport(self._address)
-        self._progress = ProgressReader(self._address.progress)
         self._ready: HookReady | None = None
-        try:
-            if launch.prepare is not None:
-                launch.prepare(self._address.log.parent)
-            self._process = ServerProcess(
-                launch=launch, address=self._address, engine=config.engine
-            )
-        except BaseException:
-            self._channel.close()
-            self._address.remove()
-            raise
+        self._talk = Conversation(engine, stall_timeout_s=stall_timeout_s, died=self._died)
 
     @classmethod
     def start(
@@ -117,6 +96,47 @@ class ScriptedHttpServer:
         return cls.from_config(config, stall_timeout_s=stall_timeout_s)
 
     @classmethod
+    def attach(
+        cls,
+        address: str,
+        *,
+        key_file: str | os.PathLike[str] | None = None,
+        timeout_s: float = DEFAULT_ATTACH_TIMEOUT_S,
+        wait_s: float = 0.0,
+        seed: int = 0,
+        stall_timeout_s: float | None = None,
+    ) -> ScriptedHttpServer:
+        """Attach to an engine that somebody else has started (``SCRIPTED_LISTEN`` is its address).
+
+        It takes one client at a time; ``shutdown`` detaches, and the engine runs on. Scripts travel
+        as source where the engine's machine has not the same file. Raises ``EngineUnreachable``,
+        ``KeyRefused``, ``EngineBusy`` with the name of the client that is attached,
+        ``ProtocolMismatch``, and ``ConfigError`` for a key file that cannot be used.
+        """
+        to = AttachTo(address=address, key_file=key_file, timeout_s=timeout_s, wait_s=wait_s)
+        return cls.attach_to(to, seed=seed, stall_timeout_s=stall_timeout_s)
+
+    @classmethod
+    def attach_to(
+        cls, to: AttachTo, *, seed: int = 0, stall_timeout_s: float | None = None
+    ) -> ScriptedHttpServer:
+        """The same, with all that says where in one."""
+        stall_timeout_s = stall_timeout(stall_timeout_s)
+        engine = AttachedEngine(to)
+        config = EngineConfig(
+            engine=engine.ready.engine, kwargs={}, mode=EngineMode.SERVER, seed=seed
+        )
+        server = cls(
+            config=config, engine=engine, stall_timeout_s=stall_timeout_s, ships_source=True
+        )
+        try:
+            server._accept(engine.ready)
+        except BaseException:
+            engine.stop(politely=True)
+            raise
+        return server
+
+    @classmethod
     def from_config(
         cls, config: EngineConfig, *, stall_timeout_s: float | None = None
     ) -> ScriptedHttpServer:
@@ -130,14 +150,14 @@ class ScriptedHttpServer:
                     f"mode {config.mode.value!r}",
                     hint="its scripted_make_engine has to return a ServerLaunch for it",
                 )
-            server = cls(
-                config=config,
-                launch=launch,
-                stall_timeout_s=stall_timeout(stall_timeout_s),
-                transport=plugins.hook.scripted_make_transport(config=config) or TestSideChannel,
-            )
+            stall_timeout_s = stall_timeout(stall_timeout_s)
+            transport = plugins.hook.scripted_make_transport(config=config) or TestSideChannel
+            engine = LaunchedEngine(launch, engine=config.engine, transport=transport)
+            server = cls(config=config, engine=engine, stall_timeout_s=stall_timeout_s)
             try:
-                server._handshake()
+                engine.await_ready(
+                    hello=server._said_hello, poll=lambda: server._talk.next_message(0.0)
+                )
                 plugins.hook.scripted_engine_started(config=config, ready=server._ready)
             except BaseException:
                 server._stop()
@@ -149,7 +169,7 @@ class ScriptedHttpServer:
     @property
     def base_url(self) -> str:
         """``http://host:port`` of the engine's own HTTP front."""
-        return self._launch.base_url
+        return self._engine.base_url
 
     @property
     def dirty(self) -> str | None:
@@ -164,12 +184,14 @@ class ScriptedHttpServer:
     @property
     def pids(self) -> dict[int, str]:
         """Every process of the engine."""
-        return self._process.watch.pids
+        return self._engine.pids
 
     @property
     def main_pid(self) -> int:
         """The process that was started; the engine's process group has its number."""
-        return self._process.pid
+        if self._engine.main_pid is None:
+            raise EngineError("this engine was started by somebody else", hint="see pids")
+        return self._engine.main_pid
 
     @property
     def ready(self) -> HookReady | None:
@@ -177,13 +199,27 @@ class ScriptedHttpServer:
         return self._ready
 
     @property
+    def is_attached(self) -> bool:
+        """Whether somebody else has started the engine."""
+        return self._engine.main_pid is None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The engine's server arguments as it has settled them, plain ones; empty if it does not say."""
+        return self._ready.arguments if self._ready is not None else {}
+
+    @property
     def log_path(self) -> Path:
         """What the engine prints to; it goes with the session."""
-        return self._address.log
+        if self._engine.log_path is None:
+            raise EngineError(
+                "this engine was started by somebody else", hint="its log is where that was"
+            )
+        return self._engine.log_path
 
     def log_text(self) -> str:
         """Everything that the engine has printed."""
-        return self._process.log_text()
+        return self._engine.log_text()
 
     @property
     def last_trace(self) -> tuple[StepTrace, ...]:
@@ -223,7 +259,7 @@ class ScriptedHttpServer:
         with announced_run(script_run(fn, session_id=self._id, config=self.config)):
             request = RunScript(
                 request_id=next(self._request_ids),
-                script=reference_of(fn),
+                script=reference_of(fn, with_source=self._ships_source),
                 args=plain_args(args),
                 kwargs=plain_kwargs(kwargs or {}),
                 check_invariants=check_invariants,
@@ -237,9 +273,7 @@ class ScriptedHttpServer:
         _log.debug("script", session=self._id, script=request.script.qualname)
         self._trace, self._checks = (), NOTHING_CHECKED
         try:
-            self._raise_if_died()
-            self._channel.send(request)
-            reply = self._await_reply(request.request_id, deadline=deadline, on_step=on_step)
+            reply = self._talk.run(request, deadline=deadline, on_step=on_step)
         except BaseException as error:
             if self._dirty is None:
                 self._dirty = f"an earlier script was cut off ({type(error).__name__})"
@@ -253,113 +287,35 @@ class ScriptedHttpServer:
                 raise
         self._digest = reply.event_digest
 
-    def _await_reply(
-        self, request_id: int, *, deadline: Deadline, on_step: StepListener | None
-    ) -> ScriptSucceeded | ScriptFailed:
-        ticks, moved_at = self._progress.read()[0], time.monotonic()
-        while True:
-            message = self._next_message(_WATCH_INTERVAL_S)
-            # A reply of an earlier script that was given up is stale: it is passed over.
-            if isinstance(message, (ScriptSucceeded, ScriptFailed)):
-                if message.request_id == request_id:
-                    return message
-                _log.warning("stale reply passed over", request_id=message.request_id)
-            if isinstance(message, StepsEnded) and message.request_id == request_id and on_step:
-                for ended in message.steps:
-                    on_step(ended)
-            now = time.monotonic()
-            seen = self._progress.read()[0]
-            if seen != ticks:
-                ticks, moved_at = seen, now
-            elif now - moved_at > self._stall_timeout_s:
-                raise self._stalled(now - moved_at)
-            if deadline.passed:
-                step = self._progress.read()[2]
-                raise deadline.error(f"it was at step {step}\n\n{self._process.all_stacks()}")
-
-    def _stalled(self, quiet_s: float) -> ScriptStalled:
-        step = self._progress.read()[2]
-        return ScriptStalled(
-            f"no iteration ended for {quiet_s:.1f} s (the last was step {step})\n\n"
-            f"{self._process.all_stacks()}\n\nlog tail:\n{self._process.log_tail()}",
-            hint="each iteration of the script has to reach its next yield; see the stacks",
-        )
-
     def watch_over(self) -> NoReturn:
         """Wait until a process of the engine ends, and raise what it died of."""
         while True:
-            self._next_message(3600.0)
+            self._talk.next_message(3600.0)
 
-    # -- waiting -------------------------------------------------------------------------------
-
-    def _next_message(self, timeout_s: float) -> Message | None:
-        """The next message, or ``None`` after ``timeout_s``; raises when a process ended."""
-        poller = zmq.Poller()
-        for socket in self._channel.pollables():
-            poller.register(socket, zmq.POLLIN)
-        for fd in self._process.watch.fds:
-            poller.register(fd, select.POLLIN)
-        poller.poll(int(timeout_s * 1000))
-        message = self._channel.receive()
-        if isinstance(message, OutOfBandError):
-            raise self._died(message.text)
-        if message is None:
-            self._raise_if_died()
-        return message
-
-    def _raise_if_died(self) -> None:
-        ended = self._process.watch.ended()
-        if not ended:
-            return
-        # A rank that broke reports why before it ends, which says more than the exit.
-        report = self._channel.receive()
-        if isinstance(report, OutOfBandError):
-            raise self._died(report.text)
-        raise self._died(self._process.describe_ends(ended))
+    # -- start ---------------------------------------------------------------------------------
 
     def _died(self, what: str) -> EngineError:
+        """The error for the end of the engine, of which everybody is told."""
+        explained = self._engine.explain() if self._ready is None else None
         kind = EngineDied if self._ready is not None else EngineStartError
-        log = self._process.log_text()
-        explain = self._launch.explain if self._ready is None else None
-        explained = explain(log) if explain is not None else None
         said = f"\n\n{explained}" if explained else ""
         error = kind(
-            f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._process.log_tail()}"
+            f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._engine.log_tail()}"
         )
         self._dirty = what.splitlines()[0]
         _log.info("engine died", session=self._id, engine=self.config.engine, what=self._dirty)
         self._plugins.hook.scripted_engine_died(config=self.config, error=error)
         return error
 
-    def _handshake(self) -> None:
-        deadline = time.monotonic() + self._launch.start_timeout_s
-        silence = SilenceWatch(self._launch)
-        while self._ready is None:
-            if time.monotonic() > deadline:
-                raise EngineStartError(
-                    f"engine {self.config.engine!r} was not ready within "
-                    f"{self._launch.start_timeout_s:g} s\n\nlog tail:\n{self._process.log_tail()}",
-                )
-            self._process.refresh()
-            message = self._next_message(_WATCH_INTERVAL_S)
-            if isinstance(message, HookReady):
-                self._accept(message)
-            elif message is None:
-                silence.check(log=self._process.log_text)
-        await_http(
-            self._launch,
-            deadline=deadline,
-            poll=lambda: self._next_message(0.0),
-            log_tail=self._process.log_tail,
-        )
-        self._process.refresh()
-        # Now, since nothing can be asked about a process that is killed later.
-        self._process.note_leftovers()
+    def _said_hello(self, timeout_s: float) -> bool:
+        message = self._talk.next_message(timeout_s)
+        if isinstance(message, HookReady):
+            self._accept(message)
+        return self._ready is not None
 
     def _accept(self, ready: HookReady) -> None:
         check_hello(ready, engine=self.config.engine)
-        for name, pid in ready.pids.items():
-            self._process.watch.add(pid, name)
+        self._engine.accept(ready)
         self._ready = ready
         _log.info("engine ready", session=self._id, engine=ready.engine, pids=ready.pids)
 
@@ -374,24 +330,17 @@ class ScriptedHttpServer:
             )
 
     def shutdown(self) -> None:
-        """End every process of the engine and remove the session's directory; idempotent."""
+        """End every process of the engine and remove the session's directory; idempotent.
+
+        One that was attached to is only left: it runs on.
+        """
         if not self._closed:
             self._stop()
             self._plugins.hook.scripted_engine_stopped(config=self.config)
 
     def _stop(self) -> None:
         self._closed = True
-        try:
-            if self._ready is not None and self._dirty is None:
-                try:
-                    self._channel.send(Shutdown())
-                except (zmq.ZMQError, ScriptedError):
-                    _log.debug("the engine side was already gone at shutdown")
-            self._process.stop()
-        finally:
-            self._channel.close()
-            if not os.environ.get("SCRIPTED_KEEP_LOGS"):
-                self._address.remove()
+        self._engine.stop(politely=self._ready is not None and self._dirty is None)
 
     def __enter__(self) -> ScriptedHttpServer:
         return self

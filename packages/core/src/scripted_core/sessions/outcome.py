@@ -19,6 +19,7 @@ from scripted_core.errors import (
 )
 from scripted_core.ports import JobOutcome
 from scripted_core.wire import messages
+from scripted_core.wire.plain import type_name
 
 _LONGEST_TEXT = 200_000
 
@@ -65,6 +66,7 @@ class Ended:
     SKIPPED = "skipped"
     XFAILED = "xfailed"
     PYTEST_FAIL = "pytest_fail"
+    PYTEST_EXIT = "pytest_exit"
 
 
 def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
@@ -80,6 +82,9 @@ def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
         kind = Ended.XFAILED
     elif isinstance(error, pytest.fail.Exception):
         kind = Ended.PYTEST_FAIL
+    elif isinstance(error, pytest.exit.Exception):
+        kind = Ended.PYTEST_EXIT
+        code = "" if error.returncode is None else str(int(error.returncode))
     elif isinstance(error, ScriptedError):
         code, hint = error.code, error.hint or ""
         message = clean(str(error.args[0])) if error.args else ""
@@ -95,6 +100,7 @@ def to_message(request_id: int, outcome: JobOutcome) -> messages.ScriptFailed:
         hint=hint,
         trace=outcome.trace,
         checks=outcome.checks,
+        error_bases=tuple(type_name(base) for base in type(error).__mro__),
     )
 
 
@@ -106,6 +112,8 @@ def raise_remote(reply: messages.ScriptFailed) -> NoReturn:
         pytest.xfail(reply.message)
     if reply.outcome == Ended.PYTEST_FAIL:
         pytest.fail(reply.message, pytrace=False)
+    if reply.outcome == Ended.PYTEST_EXIT:
+        pytest.exit(reply.message, returncode=int(reply.code) if reply.code else None)
     details = f"{reply.traceback.rstrip()}\n\nlast state:\n{reply.last_state}"
     if reply.outcome == Ended.ERROR:
         raise error_from_code(reply.code, f"{reply.message}\n\n{details}", hint=reply.hint or None)
@@ -114,6 +122,7 @@ def raise_remote(reply: messages.ScriptFailed) -> NoReturn:
     if isinstance(error, ScriptFailed):
         error.remote_traceback = reply.traceback
         error.last_state = reply.last_state
+        error.raised = reply.error_bases
     raise error
 
 
@@ -137,8 +146,10 @@ def raise_local(outcome: JobOutcome) -> NoReturn:
         raise error
     if isinstance(error, unittest.SkipTest):
         raise skipped(str(error)) from error
-    raise ScriptFailed(
+    failed = ScriptFailed(
         f"the script failed: {type(error).__name__}: {error}\n\nlast state:\n{outcome.last_state}",
         remote_traceback=outcome.traceback_text,
         last_state=outcome.last_state,
-    ) from error
+    )
+    failed.raised = tuple(type_name(base) for base in type(error).__mro__)
+    raise failed from error

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from scripted_core.sessions.processes import (
     cleans_up,
     descendants,
     group_members,
-    proc_state,
 )
+from scripted_core.sessions.stacks import all_stacks
 from scripted_core.sessions.termination import LAST_ACTS
-from scripted_core.wire.address import STACKS_SIGNAL, SessionAddress
+from scripted_core.wire.address import SessionAddress
 
 _LOG_TAIL_BYTES = 6000
 _CLEANER_GRACE_S = 1.0
@@ -112,21 +111,9 @@ class ServerProcess:
         """Who ended and how."""
         return ", ".join(f"{name} (pid {pid}) {self.describe_end(pid)}" for pid, name in ended)
 
-    def stacks(self, pid: int, *, timeout_s: float = 1.0) -> str:
-        """Every thread's stack of an engine process that carries our hook, and the kernel's view."""
-        path = self._address.stacks(pid)
-        lines = [f"process {pid}: {proc_state(pid)}"]
-        if path.exists():
-            before = path.stat().st_size
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, STACKS_SIGNAL)
-            text = _grown(path, before, timeout_s=timeout_s)
-            lines.append(text or "(it did not write its stacks)")
-        return "\n".join(lines)
-
     def all_stacks(self) -> str:
         """The stacks of every watched process."""
-        return "\n\n".join(f"{name}, {self.stacks(pid)}" for pid, name in self.watch.pids.items())
+        return all_stacks(self._address, self.watch.pids)
 
     def stop(self) -> None:
         """End every process of the engine, politely first; returns when all are gone."""
@@ -164,18 +151,3 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.watch.wait_all(5.0)
-
-
-def _grown(path: Path, before: int, *, timeout_s: float) -> str:
-    """What was appended to ``path``, once it has stopped growing; polled, since files have no event."""
-    deadline = time.monotonic() + timeout_s
-    size = before
-    while time.monotonic() < deadline:
-        now = path.stat().st_size
-        if now > before and now == size:
-            break
-        size = now
-        time.sleep(0.02)
-    with open(path, encoding="utf-8", errors="replace") as file:
-        file.seek(before)
-        return file.read()

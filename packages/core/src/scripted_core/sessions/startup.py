@@ -88,8 +88,9 @@ def await_http(
     deadline: float,
     poll: Callable[[], object],
     log_tail: Callable[[], str],
+    is_ours: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Ask ``launch.ready_path`` until it answers 200.
+    """Ask ``launch.ready_path`` until it answers 200 and ``is_ours`` says whose answer that is.
 
     A port that is not open yet has no event to wait for, so this asks again every 20 ms under
     ``deadline`` (``time.monotonic``), and calls ``poll`` between two tries, which raises when a
@@ -100,7 +101,9 @@ def await_http(
         poll()
         answer = ask_http(launch)
         if answer is None:
-            return
+            if is_ours():
+                return
+            answer = "200 from another server on that port"
         time.sleep(_INTERVAL_S)
     raise EngineStartError(
         f"{launch.base_url}{launch.ready_path} did not answer 200 in time (last: {answer})\n\n"

@@ -7,18 +7,25 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import msgspec
 
 from scripted_core.errors import ConfigError, TransportError
+from scripted_core.wire.keys import read_engine_key
+from scripted_core.wire.tcp import TcpAddress, parse_tcp
 
 ENV_WIRE = "SCRIPTED_WIRE"
 """Directory of the session; the engine side does nothing at all without it."""
 ENV_TOKEN = "SCRIPTED_TOKEN"
 ENV_ENGINE = "SCRIPTED_ENGINE"
 """Name of the engine that the session started, so that another engine's adapter stays out."""
+
+ENV_LISTEN = "SCRIPTED_LISTEN"
+"""``tcp://HOST:PORT``: an engine that somebody else starts lets test clients in there."""
+ENV_KEY_FILE = "SCRIPTED_KEY_FILE"
+"""The engine's key file, without which it does not listen."""
 
 STACKS_SIGNAL = signal.SIGRTMIN + 5
 """Asks an engine process to write every thread's stack into the session's directory."""
@@ -80,7 +87,12 @@ class SessionAddress(msgspec.Struct, frozen=True):
 
     def env(self, *, engine: str) -> dict[str, str]:
         """What the engine's processes get in their environment."""
-        return {ENV_WIRE: self.directory, ENV_TOKEN: self.token, ENV_ENGINE: engine}
+        return {
+            ENV_WIRE: self.directory,
+            ENV_TOKEN: self.token,
+            ENV_ENGINE: engine,
+            ENV_LISTEN: "",  # somebody's own servers listen there, not those of a session
+        }
 
     def remove(self) -> None:
         """Delete the directory and all in it."""
@@ -114,3 +126,32 @@ def address_from_env(environ: Mapping[str, str]) -> SessionAddress | None:
             hint="both come from the session that starts the engine; unset both otherwise",
         )
     return SessionAddress(directory=directory, token=token)
+
+
+def open_address(environ: MutableMapping[str, str], *, engine: str) -> SessionAddress | None:
+    """For the first process of an engine: the session that it is in, ``None`` outside any.
+
+    An engine that is told to listen (``SCRIPTED_LISTEN``) has one of its own, which its other
+    processes find in ``environ``. Raises ``ConfigError`` for a setting that cannot be used.
+    """
+    if environ.get(ENV_WIRE) or not environ.get(ENV_LISTEN):
+        return address_from_env(environ)
+    if environ.get(ENV_ENGINE) not in (None, "", engine):
+        return None
+    listen_settings(environ)
+    address = create_address()
+    environ.update({**address.env(engine=engine), ENV_LISTEN: environ[ENV_LISTEN]})
+    return address
+
+
+def listen_settings(environ: Mapping[str, str]) -> tuple[TcpAddress, Path]:
+    """Where to listen and the key file; ``ConfigError`` for what cannot be used."""
+    address = parse_tcp(environ[ENV_LISTEN], what=ENV_LISTEN, listening=True)
+    key_file = environ.get(ENV_KEY_FILE)
+    if not key_file:
+        raise ConfigError(
+            f"{ENV_LISTEN} is set but {ENV_KEY_FILE} is not: there is no way in without keys",
+            hint=f"make keys with: scripted keys DIR; then {ENV_KEY_FILE}=DIR/engine.key",
+        )
+    read_engine_key(Path(key_file))
+    return address, Path(key_file).absolute()

@@ -22,6 +22,7 @@ class ScriptRef(msgspec.Struct, frozen=True):
 
     ``content_hash`` is of the file as the test's process read it; ``sys_path`` what that process
     would find further imports on; ``is_method`` says that the function wants an instance first.
+    ``source`` is the file's content where the other side may not have the file.
     """
 
     path: str
@@ -30,6 +31,7 @@ class ScriptRef(msgspec.Struct, frozen=True):
     content_hash: str
     sys_path: tuple[str, ...] = ()
     is_method: bool = False
+    source: bytes = b""
 
 
 class RunScript(msgspec.Struct, frozen=True, tag=True):
@@ -50,7 +52,11 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 class HookReady(msgspec.Struct, frozen=True, tag=True):
-    """The engine side's part of the handshake; ``hooks_fired`` is proof that the hooks are in."""
+    """The engine side's part of the handshake; ``hooks_fired`` is proof that the hooks are in.
+
+    ``base_url`` is where its HTTP front is, as seen from its own machine, and ``arguments`` are its
+    server arguments, plain ones only: empty where the adapter does not say.
+    """
 
     protocol_version: int
     engine: str
@@ -58,6 +64,8 @@ class HookReady(msgspec.Struct, frozen=True, tag=True):
     capabilities: tuple[str, ...]
     pids: dict[str, int]
     hooks_fired: tuple[str, ...]
+    base_url: str = ""
+    arguments: dict[str, Any] = {}
 
 
 class StepsEnded(msgspec.Struct, frozen=True, tag=True):
@@ -83,8 +91,9 @@ class ScriptSucceeded(msgspec.Struct, frozen=True, tag=True):
 class ScriptFailed(msgspec.Struct, frozen=True, tag=True):
     """The script ended with an error.
 
-    ``outcome`` is ``failed``, ``error``, ``skipped`` or ``xfailed``; ``code`` and ``hint`` are set
-    for errors of our own tree.
+    ``outcome`` is one of :class:`~scripted_core.sessions.outcome.Ended`; ``code`` and ``hint`` are set
+    for errors of our own tree, ``code`` also for the exit status of a ``pytest.exit``.
+    ``error_bases`` are the classes that an ``except`` for the error could name, as ``module:Name``.
     """
 
     request_id: int
@@ -97,6 +106,7 @@ class ScriptFailed(msgspec.Struct, frozen=True, tag=True):
     hint: str = ""
     trace: tuple[StepTrace, ...] = ()
     checks: ChecksDone = NOTHING_CHECKED
+    error_bases: tuple[str, ...] = ()
 
 
 class OutOfBandError(msgspec.Struct, frozen=True, tag=True):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_core.sessions import ScriptedHttpServer
 from scripted_core.sessions.processes import descendants, proc_state
+from scripted_core.wire.keys import make_keys
 
 
 def running(pids: Any) -> dict[int, str]:
@@ -130,3 +133,106 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in started:
         server.end(signal.SIGKILL)
+
+
+_START_S = 60.0
+
+
+class Elsewhere:
+    """A server of somebody else's: nothing of it is a child of a session."""
+
+    def __init__(
+        self,
+        *,
+        keys: Path,
+        folder: Path,
+        listen: str = "tcp://127.0.0.1:0",
+        host: str = "127.0.0.1",
+        within: tuple[str, ...] = (),
+        **env: str,
+    ) -> None:
+        self.keys = keys
+        self.log = folder / "server.log"
+        self.temporary = folder / "t"
+        self.temporary.mkdir(exist_ok=True)
+        environ = {
+            **os.environ,
+            "SCRIPTED_LISTEN": listen,
+            "SCRIPTED_KEY_FILE": str(keys / "engine.key"),
+            "TMPDIR": str(self.temporary),
+            **env,
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(*within, sys.executable, "-P", "-m", "scripted_reference.server"),
+                    *("--host", host, "--port", "0"),
+                ],
+                env=environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=folder,
+            )
+
+    def said(self, words: str) -> str:
+        """What follows ``words`` in the log, once it is there."""
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            _, found, rest = self.log.read_text().partition(words)
+            if found and "\n" in rest:
+                return rest.splitlines()[0].strip()
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"it never said {words!r}:\n{self.log.read_text()}")
+
+    @property
+    def address(self) -> str:
+        return self.said("test clients attach at ")
+
+    @property
+    def url(self) -> str:
+        return self.said("serving hash on ")
+
+    def attach(self, key: str = "client", **kwargs: Any) -> ScriptedHttpServer:
+        return ScriptedHttpServer.attach(self.address, key_file=self.keys / f"{key}.key", **kwargs)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    make_keys(folder)
+    return folder
+
+
+@pytest.fixture
+def start_elsewhere(keys: Path, tmp_path: Path) -> Iterator[Callable[..., Elsewhere]]:
+    started: list[Elsewhere] = []
+
+    def begin(**kwargs: Any) -> Elsewhere:
+        started.append(Elsewhere(keys=keys, folder=tmp_path, **kwargs))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    """One server for all tests that leave it running and free; it has to end in order."""
+    server = Elsewhere(keys=keys, folder=tmp_path_factory.mktemp("elsewhere"))
+    yield server
+    assert server.process.poll() is None, server.log.read_text()
+    assert server.end() == 0
+    deadline = time.monotonic() + 5
+    while list(server.temporary.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(server.temporary.iterdir()) == []

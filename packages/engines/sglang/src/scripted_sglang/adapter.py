@@ -99,7 +99,7 @@ class SglangAdapter:
             self.proxy = ScriptedTokenizerRecvProxy(
                 underlying=socket, poll_on=socket.socket, parks=self._belonging.is_foreign
             )
-            self.poster = BackgroundHttpPoster()
+            self.poster = BackgroundHttpPoster(headers=_compat.front_headers(scheduler))
             self._client = GenerateClient(poster=self.poster, base_url=base_url)
             self._base_url = base_url
 
@@ -379,6 +379,14 @@ class SglangAdapter:
         if detokenizer is not None:
             found[DETOKENIZER] = detokenizer
         return found
+
+    def base_url(self) -> str:
+        """Of the HTTP front, as seen from its own machine."""
+        return self._base_url
+
+    def server_arguments(self) -> Mapping[str, Any]:
+        """Every argument of the server, as SGLang has settled it."""
+        return _compat.server_arguments(self.scheduler)
 
     def close(self) -> None:
         """Let go of the HTTP thread."""

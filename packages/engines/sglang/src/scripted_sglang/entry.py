@@ -1,6 +1,7 @@
 """SGLang's way in: called through the entry-point group ``sglang.srt.plugins`` in every process.
 
-Outside a session (``SCRIPTED_WIRE`` unset) nothing is imported and no hook is registered.
+Outside a session, and unless it is told to listen for test clients (``SCRIPTED_WIRE`` and
+``SCRIPTED_LISTEN`` unset), nothing is imported and no hook is registered.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ def attach() -> None:
     """Announce this process of a session's own engine; hook it if it is a scheduler's.
 
     SGLang imports its scheduler module before it loads plugins in a scheduler process, and only
-    there: hooking it from another process would import it there as well, for seconds.
+    there: hooking it from another process would import it there as well, for seconds. A setting that
+    cannot be used ends the process: SGLang swallows any other failure of a plugin.
     """
-    if not os.environ.get("SCRIPTED_WIRE") or os.environ.get("SCRIPTED_ENGINE") != "sglang":
+    if not (os.environ.get("SCRIPTED_WIRE") or os.environ.get("SCRIPTED_LISTEN")):
         return
-    from scripted_core.wire.address import address_from_env
+    wanted = os.environ.get("SCRIPTED_ENGINE")
+    if wanted != "sglang" and (wanted or os.environ.get("SCRIPTED_WIRE")):
+        return
+    from scripted_core.errors import ScriptedError
+    from scripted_core.wire.address import open_address
 
-    address = address_from_env(os.environ)
+    try:
+        address = open_address(os.environ, engine="sglang")
+    except ScriptedError as error:
+        sys.exit(f"scripted: error: {error}")
     assert address is not None, "the variable was there a moment ago"
     if _SCHEDULER_MODULE not in sys.modules:
         address.announce("detokenizer" if _DETOKENIZER_MODULE in sys.modules else "main")

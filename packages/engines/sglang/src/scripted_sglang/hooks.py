@@ -45,7 +45,7 @@ class SchedulerProcess:
             self._adapter = adapter = SglangAdapter(
                 scheduler,
                 version=importlib.metadata.version("sglang"),
-                base_url=os.environ.get(ENV_BASE_URL, ""),
+                base_url=os.environ.get(ENV_BASE_URL) or _compat.front_url(scheduler),
             )
             self._hook = maybe_init_scripted_scheduler_hook(
                 scheduler,

@@ -6,6 +6,7 @@ front; control operations are injected into the inbox behind what has arrived.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,7 @@ from scripted_hook.generate_client import GenerateClient
 
 from scripted_reference import messages
 from scripted_reference.adapter import ReferenceAdapter
+from scripted_reference.args import ServerArgs
 from scripted_reference.engine import Engine
 from scripted_reference.server import wire
 from scripted_reference.server.inbox import Belonging
@@ -55,8 +57,10 @@ class ServerAdapter(ReferenceAdapter):
         inbox: ScriptedTokenizerRecvProxy,
         belonging: Belonging,
         base_url: str,
+        args: ServerArgs,
     ) -> None:
         super().__init__(engine)
+        self._args = args
         self.capabilities |= {Capability.HTTP, Capability.PROCESSES}
         self._inbox = inbox
         self._belonging = belonging
@@ -152,6 +156,14 @@ class ServerAdapter(ReferenceAdapter):
     def pids(self) -> Mapping[str, int]:
         """This process; the front is the one that the session started."""
         return {"scheduler": os.getpid()}
+
+    def base_url(self) -> str:
+        """Of the front."""
+        return self._base_url
+
+    def server_arguments(self) -> Mapping[str, Any]:
+        """All of the engine's arguments; what has no effect here is not among them."""
+        return {one.name: getattr(self._args, one.name) for one in dataclasses.fields(self._args)}
 
     def close(self) -> None:
         """Let go of the HTTP thread."""

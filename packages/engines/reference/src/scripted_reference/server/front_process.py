@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from scripted_core.wire.address import ENV_WIRE, SessionAddress, open_address
 from scripted_registry.errors import ConfigError, ScriptedError
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.engine_kwargs import parse_engine_kwargs
-from scripted_reference.server.arguments import asks_for_device_timer, read_arguments
+from scripted_reference.server.arguments import read_arguments
 from scripted_reference.server.listening import bound
 from scripted_reference.server.process import (
     StopFlag,
@@ -28,7 +29,6 @@ from scripted_reference.server.process import (
     stop_signals_blocked,
 )
 
-_SESSION_FOLDER = "SCRIPTED_WIRE"
 _STOP_GRACE_S = 0.5
 _SHORT_PATHS: Final = ("/tmp", "/dev/shm")
 _LONGEST_FOLDER_BYTES: Final = 90
@@ -41,26 +41,38 @@ def main() -> None:
     options = _options()
     try:
         kwargs = read_arguments(options.engine_kwargs_json)
-        if asks_for_device_timer(os.environ):
-            kwargs.setdefault("enable_metrics_device_timer", True)
         args = parse_engine_kwargs(kwargs)
-        with bound(host=options.host, port=options.port) as listener:
-            ended_in_order = _run(args, kwargs, listener)
+        # Before anything is started: a setting that cannot be used is refused here.
+        is_own = not os.environ.get(ENV_WIRE)
+        session = open_address(os.environ, engine="reference")
+        try:
+            with bound(host=options.host, port=options.port) as listener:
+                ended_in_order = _run(args, kwargs, listener, session=session)
+        finally:
+            if is_own and session is not None:
+                session.remove()
     except ScriptedError as error:
         complain(str(error))
         sys.exit(1)
     sys.exit(0 if ended_in_order else 1)
 
 
-def _run(args: ServerArgs, kwargs: dict[str, Any], listener: socket.socket) -> bool:
+def _run(
+    args: ServerArgs,
+    kwargs: dict[str, Any],
+    listener: socket.socket,
+    *,
+    session: SessionAddress | None,
+) -> bool:
     from scripted_reference.server.child import SchedulerChild
 
     host, port = listener.getsockname()[:2]
     base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     stop = StopFlag()
     stop.install()  # from here on there is something to put away before the end
-    session = os.environ.get(_SESSION_FOLDER) or None
-    folder = Path(session) if session else _private_folder()
+    if session is not None:
+        session.announce("main")
+    folder = Path(session.directory) if session is not None else _private_folder()
     try:
         # Ctrl-C in a terminal goes to both: the scheduler takes it when it can do so in order.
         with stop_signals_blocked():

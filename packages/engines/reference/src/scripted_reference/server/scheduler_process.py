@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from scripted_core.wire.address import SessionAddress, address_from_env
@@ -21,9 +21,6 @@ from scripted_reference.server.process import (
     print_forgivingly,
     take_stop_signals,
 )
-
-if TYPE_CHECKING:
-    from scripted_reference.engine import Engine
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,13 +56,11 @@ def _reporting(address: SessionAddress | None) -> Iterator[None]:
         yield
 
 
-def _build(engine_kwargs: dict[str, Any]) -> Engine:
-    """The engine; what is wrong with its arguments or its model folder is said without a traceback."""
-    from scripted_reference.engine import Engine
-    from scripted_reference.engine_kwargs import parse_engine_kwargs
-
+@contextlib.contextmanager
+def _complaining() -> Iterator[None]:
+    """What is wrong with arguments, a model folder or a setting is said without a traceback."""
     try:
-        return Engine(parse_engine_kwargs(engine_kwargs))
+        yield
     except ScriptedError as error:
         complain(str(error))
         sys.exit(1)
@@ -75,12 +70,16 @@ def _serve(start: Start, *, in_session: bool) -> None:
     import zmq
     from scripted_hook import ScriptedTokenizerRecvProxy, maybe_init_scripted_scheduler_hook
 
+    from scripted_reference.engine import Engine
+    from scripted_reference.engine_kwargs import parse_engine_kwargs
     from scripted_reference.server import wire
     from scripted_reference.server.adapter import ServerAdapter
     from scripted_reference.server.event_loop import EventLoop
     from scripted_reference.server.inbox import Belonging, FrontSocket
 
-    engine = _build(start.engine_kwargs)
+    with _complaining():
+        args = parse_engine_kwargs(start.engine_kwargs)
+        engine = Engine(args)
     endpoints = wire.Endpoints(Path(start.folder))
     context = zmq.Context()
     requests, outputs = context.socket(zmq.PULL), context.socket(zmq.PUSH)
@@ -91,24 +90,21 @@ def _serve(start: Start, *, in_session: bool) -> None:
     inbox = ScriptedTokenizerRecvProxy(
         underlying=FrontSocket(requests), poll_on=requests, parks=belonging.is_foreign
     )
-    loop_class = EventLoop
-    fault = engine.server_args.inject_fault
-    if fault is not None:
-        from scripted_reference.server.broken import event_loop_class
-
-        loop_class = event_loop_class(fault)
-    loop = loop_class(engine, inbox=inbox, inbox_socket=requests, output_socket=outputs)
+    loop = EventLoop(engine, inbox=inbox, inbox_socket=requests, output_socket=outputs)
     on_stop_signal(loop.stop)
     take_stop_signals()
     adapter: ServerAdapter | None = None
     if in_session:
-        adapter = ServerAdapter(engine, inbox=inbox, belonging=belonging, base_url=start.base_url)
-        hook = maybe_init_scripted_scheduler_hook(
-            engine.scheduler,
-            adapter=adapter,
-            tokenizer_recv_proxy=inbox,
-            http_poster=adapter.poster,
+        adapter = ServerAdapter(
+            engine, inbox=inbox, belonging=belonging, base_url=start.base_url, args=args
         )
+        with _complaining():
+            hook = maybe_init_scripted_scheduler_hook(
+                engine.scheduler,
+                adapter=adapter,
+                tokenizer_recv_proxy=inbox,
+                http_poster=adapter.poster,
+            )
         assert hook is not None, "in a session there is a hook"
         loop.attach(adapter=adapter, hook=hook)
     gc.collect()

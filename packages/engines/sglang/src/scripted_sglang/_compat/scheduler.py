@@ -94,3 +94,44 @@ def knows_length_ends_early(version: str) -> bool:
         return Version(version) >= _KNOWS_LENGTH_ENDS_EARLY
     except InvalidVersion:
         return False
+
+
+def front_url(scheduler: Any) -> str:
+    """Where the server's HTTP front is, as seen from its own machine."""
+    return str(scheduler.server_args.url())
+
+
+def front_headers(scheduler: Any) -> dict[str, str]:
+    """What the front asks of whoever posts to it: the key that it was started with, if it was."""
+    key = getattr(scheduler.server_args, "admin_api_key", None) or scheduler.server_args.api_key
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+_SECRETS = ("key", "password", "token_file")
+
+
+_SETTLED = {
+    "page_size": "page_size",
+    "chunked_prefill_size": "chunked_prefill_size",
+    "max_running_requests": "max_running_requests",
+    "max_total_tokens": "max_total_num_tokens",
+}
+"""Arguments that the scheduler has settled, and its attribute: up to 0.5.20 `server_args` is settled
+itself, later it is what was given."""
+
+
+def server_arguments(scheduler: Any) -> dict[str, Any]:
+    """Every server argument, but for secrets; those that scripts care for as they are in force."""
+    given = scheduler.server_args
+    # A msgspec struct from 0.5.23 on, a dataclass before.
+    names = getattr(given, "__struct_fields__", None) or vars(given)
+    found = {
+        name: getattr(given, name)
+        for name in names
+        if not name.startswith("_") and not name.endswith(_SECRETS)
+    }
+    for name, attribute in _SETTLED.items():
+        if hasattr(scheduler, attribute):
+            found[name] = getattr(scheduler, attribute)
+    context_length = getattr(scheduler.model_config, "context_len", None)
+    return found if context_length is None else {**found, "context_length": context_length}
