@@ -68,6 +68,13 @@ TABLE = {
     "packages/canary": Row("scripted_canary", ours=("scripted_core",), others=("torch", "numpy")),
     # Data: checkpoints that any engine can load. What trained them needs the rest.
     "packages/models": Row("scripted_models", others=("torch", "safetensors", "tokenizers")),
+    # What kits share: they do not import one another. The command is its edge, as in core.
+    "packages/kits/client": Row(
+        "scripted_kit_client",
+        ours=("scripted_core",),
+        others=("aiohttp", "rich", "pytest"),
+        edge=(("cli.py", ("typer",)),),
+    ),
     # The hash model is numpy alone: torch's overhead per call decides at its size.
     "packages/engines/reference": Row(
         "scripted_reference",
@@ -118,7 +125,7 @@ TABLE = {
 FAMILIES = {
     "packages/kits": Row(
         "scripted_kit_",
-        ours=("scripted_core",),
+        ours=("scripted_core", "scripted_kit_client", "scripted_models"),
         others=("aiohttp", "prometheus_client", "rich"),
     ),
     "packages/backends": Row(

@@ -82,6 +82,8 @@ class ServerArgs:
         lora_paths: LoRA adapters by name, folders in PEFT format. As in SGLang it may be given as a list
             of `"name=folder"`, or of folders that are then their own names.
         enable_metrics: whether the server has `/metrics`.
+        enable_metrics_device_timer: whether forwards are timed, for the gauge `fwd_occupancy`. A server
+            also does it when `SGLANG_ENABLE_METRICS_DEVICE_TIMER=1` is set, as SGLang's does.
         served_model_name: what the server calls its model; `model_path` by default.
         disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script.
         num_reserved_decode_tokens: of a pair, tokens that the decode engine sets aside for each request
@@ -118,6 +120,7 @@ class ServerArgs:
     enable_lora: bool = False
     lora_paths: Mapping[str, str] = field(default_factory=dict)
     enable_metrics: bool = False
+    enable_metrics_device_timer: bool = False
     served_model_name: str | None = None
     disaggregation_mode: str = DisaggregationMode.NULL
     num_reserved_decode_tokens: int = 512
@@ -159,9 +162,9 @@ class ServerArgs:
 
         check_pair(self)
         if self.inject_fault is not None:
-            from scripted_reference.faults.catalogue import fault_named  # it imports the engine
+            from scripted_reference.faults.catalogue import check_name  # it imports the engine
 
-            fault_named(self.inject_fault)
+            check_name(self.inject_fault)
 
     @property
     def chunk_tokens(self) -> int | None:
@@ -319,6 +322,7 @@ _FLAGS: Final = (
     "disable_overlap_schedule",
     "enable_lora",
     "enable_metrics",
+    "enable_metrics_device_timer",
 )
 _MOST_REPLICAS: Final = 64
 _MOST_STAGES: Final = 16

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scripted_core.ports import bind_port, unbind_port
 from scripted_hook import EngineAdapter, ScriptedSchedulerHook
-from scripted_registry import EngineConfig
+from scripted_registry import ConfigError, EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
 from scripted_reference.args import DisaggregationMode, ServerArgs
@@ -62,7 +62,10 @@ class InProcessReference:
     """Engine, adapter and hook of one configuration."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.engine, adapter = make_engine(parse_engine_kwargs(config.kwargs))
+        args = parse_engine_kwargs(config.kwargs)
+        if args.inject_fault is not None:
+            _refuse_fault_of_servers(args.inject_fault)
+        self.engine, adapter = make_engine(args)
         self.scheduler = self.engine.scheduler
         self._adapter: EngineAdapter = adapter
         bind_port(self.scheduler, adapter)
@@ -79,3 +82,13 @@ class InProcessReference:
         """Let go of the scheduler; may be called twice."""
         unbind_port(self.scheduler)
         self._adapter.close()
+
+
+def _refuse_fault_of_servers(name: str) -> None:
+    from scripted_reference.faults.of_servers import ServerFault
+
+    if name in tuple(ServerFault):
+        raise ConfigError(
+            f"engine argument inject_fault={name!r} is a fault of servers, and this is none",
+            hint="use --backend reference:server",
+        )

@@ -36,7 +36,12 @@ def _generate(server, prompt, n):
 
 
 def test_counters_count_what_was_served(start_server):
-    server = start_server(enable_metrics=True, max_total_tokens=2048, served_model_name="named")
+    server = start_server(
+        enable_metrics=True,
+        enable_metrics_device_timer=True,
+        max_total_tokens=2048,
+        served_model_name="named",
+    )
     before = _scrape(server)
     assert (before["num_requests_total"], before["prompt_tokens_total"]) == (0, 0)
     prompt = list(range(100))
@@ -59,7 +64,12 @@ def test_counters_count_what_was_served(start_server):
 
 
 def test_gauges_show_a_busy_engine(start_server):
-    server = start_server(enable_metrics=True, context_length=100_000, max_total_tokens=100_000)
+    server = start_server(
+        enable_metrics=True,
+        enable_metrics_device_timer=True,
+        context_length=100_000,
+        max_total_tokens=100_000,
+    )
     rounds = [threading.Thread(target=_generate, args=(server, [1, i], 3000)) for i in range(4)]
     for thread in rounds:
         thread.start()

@@ -11,6 +11,7 @@ import pytest
 from scripted_reference.models.base import BatchResult, TokenLogprobs
 from scripted_reference.models.tokenizer import ByteTokenizer
 from scripted_reference.server import wire
+from scripted_reference.server.device_timer import HostTimer
 from scripted_reference.server.forward_meter import WINDOW_FORWARDS, ForwardMeter
 from scripted_reference.server.generation import Generation
 from scripted_reference.server.http_errors import RequestError
@@ -45,7 +46,7 @@ def _forward_of(clock, ns):
 
 def test_forward_occupancy_is_the_share_of_a_windows_wall_time_in_forwards():
     clock = _Clock()
-    meter = ForwardMeter(clock_ns=clock)
+    meter = ForwardMeter(timer=HostTimer(clock_ns=clock), clock_ns=clock)
     for _ in range(WINDOW_FORWARDS):
         assert math.isnan(meter.fwd_occupancy)
         meter.timed(_forward_of(clock, 30_000_000))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 # Each of these imports fills the catalogue.
 from scripted_reference.faults import memory, outputs, overlap, prefix_tree, scheduling
 from scripted_reference.faults.fault import Area, Fault, install, named, registered
+from scripted_reference.faults.of_servers import ServerFault
 
 if TYPE_CHECKING:
     from scripted_reference.engine import Engine
@@ -30,6 +31,16 @@ def fault_named(name: object) -> Fault:
     return named(name, FAULTS)
 
 
+def check_name(name: object) -> None:
+    """Raise `ConfigError` unless it names a fault of the catalogue, or one of servers."""
+    if name not in tuple(ServerFault):
+        fault_named(name)
+
+
 def inject(name: str, engine: Engine) -> None:
-    """Break a fresh engine by the fault of this name, in each of its replicas."""
-    install(fault_named(name), engine)
+    """Break a fresh engine by the fault of this name, in each of its replicas.
+
+    A fault of servers leaves it whole: the server's processes bring that about themselves.
+    """
+    if name not in tuple(ServerFault):
+        install(fault_named(name), engine)

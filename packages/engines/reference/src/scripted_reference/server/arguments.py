@@ -7,9 +7,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
+
+DEVICE_TIMER_VARIABLE: Final = "SGLANG_ENABLE_METRICS_DEVICE_TIMER"
+"""What switches SGLang's device timer on, and this engine's like `enable_metrics_device_timer`."""
+
+_TRUE: Final = frozenset({"true", "1", "yes", "y"})
+_FALSE: Final = frozenset({"false", "0", "no", "n", ""})
 
 
 def arguments_as_json(kwargs: Mapping[str, object]) -> str:
@@ -57,3 +63,13 @@ def refuse_lone_surrogates(kwargs: Mapping[str, object]) -> None:
                 f"engine argument {name!a}={value!a} is no Unicode text",
                 hint="leave out the lone surrogate (\\ud800 to \\udfff)",
             ) from error
+
+
+def asks_for_device_timer(environ: Mapping[str, str]) -> bool:
+    """Whether the variable asks for a timer; `ConfigError` when it is neither true nor false."""
+    value = environ.get(DEVICE_TIMER_VARIABLE, "").lower()
+    if value not in _TRUE | _FALSE:
+        raise ConfigError(
+            f"{DEVICE_TIMER_VARIABLE}={value!r} is neither true nor false", hint="use 1 or 0"
+        )
+    return value in _TRUE

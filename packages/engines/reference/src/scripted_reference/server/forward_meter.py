@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from scripted_reference.models.base import BatchResult, KvStorage, Model
 from scripted_reference.schedule_batch import ScheduleBatch
+from scripted_reference.server.device_timer import DeviceTimer
 
 WINDOW_FORWARDS = 40
 """Forwards in a window, as many as decode steps between two log lines of SGLang."""
@@ -17,38 +18,44 @@ class ForwardMeter:
     """Measures windows of `WINDOW_FORWARDS` forwards in a row; idleness ends a window unmeasured.
 
     Attributes:
-        fwd_occupancy: percent of the latest window's wall time in forwards; NaN while idle.
+        fwd_occupancy: percent of the latest window's time in forwards, by `timer`; NaN while idle,
+            and without a timer.
         gen_throughput: tokens per second in it; 0 while idle.
         forwards_total: all forwards.
         generated_tokens_total: all tokens generated.
     """
 
-    def __init__(self, *, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(
+        self,
+        *,
+        timer: DeviceTimer | None = None,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._timer = timer
         self._clock_ns = clock_ns
         self.fwd_occupancy = math.nan
         self.gen_throughput = 0.0
         self.forwards_total = 0
         self.generated_tokens_total = 0
         self._window_begun_ns: int | None = None
+        self._timed_from_ns = 0
         self._forward_ns = 0
         self._forwards = 0
         self._tokens = 0
 
     def timed(self, forward: Callable[[], BatchResult]) -> BatchResult:
         """Run one forward and count its time."""
-        begun_ns = self._clock_ns()
         if self._window_begun_ns is None:
-            self._window_begun_ns = begun_ns
-        result = forward()
-        ended_ns = self._clock_ns()
+            self._open_window(self._clock_ns())
+        if self._timer is None:
+            result = forward()
+        else:
+            result, forward_ns = self._timer.run(forward)
+            self._forward_ns += forward_ns
         self.forwards_total += 1
         self._forwards += 1
-        self._forward_ns += ended_ns - begun_ns
         if self._forwards == WINDOW_FORWARDS:
-            wall_ns = max(ended_ns - self._window_begun_ns, 1)
-            self.fwd_occupancy = min(100.0 * self._forward_ns / wall_ns, 100.0)
-            self.gen_throughput = self._tokens * 1e9 / wall_ns
-            self._open_window(ended_ns)
+            self._close_window()
         return result
 
     def generated(self, tokens: int) -> None:
@@ -62,8 +69,20 @@ class ForwardMeter:
         self.gen_throughput = 0.0
         self._open_window(None)
 
+    def _close_window(self) -> None:
+        assert self._window_begun_ns is not None, "a window with forwards has begun"
+        ended_ns = self._clock_ns()
+        wall_ns = max(ended_ns - self._window_begun_ns, 1)
+        self.gen_throughput = self._tokens * 1e9 / wall_ns
+        if self._timer is not None:
+            timed_ns = max(self._timer.now_ns() - self._timed_from_ns, 1)
+            self.fwd_occupancy = min(100.0 * self._forward_ns / timed_ns, 100.0)
+        self._open_window(ended_ns)
+
     def _open_window(self, begun_ns: int | None) -> None:
         self._window_begun_ns = begun_ns
+        if self._timer is not None:
+            self._timed_from_ns = self._timer.now_ns()
         self._forward_ns = self._forwards = self._tokens = 0
 
 

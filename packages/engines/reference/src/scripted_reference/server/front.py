@@ -91,7 +91,10 @@ class Front:
         if self.args.enable_metrics:
             from scripted_reference.server.metrics import Metrics
 
-            metrics = Metrics(model_name=self.args.served_model_name or self.args.model_path)
+            metrics = Metrics(
+                model_name=self.args.served_model_name or self.args.model_path,
+                with_device_timer=self.args.enable_metrics_device_timer,
+            )
         context = FrontContext(
             args=self.args,
             ready=client.ready.result(),
@@ -127,6 +130,14 @@ class Front:
 def application(context: FrontContext) -> web.Application:
     """All routes."""
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[errors_as_json])
-    for group in (GenerateRoutes, ControlRoutes, OpenAiRoutes, InfoRoutes):
+    generate: type[GenerateRoutes] = GenerateRoutes
+    openai: type[OpenAiRoutes] = OpenAiRoutes
+    fault = context.args.inject_fault
+    if fault is not None:
+        from scripted_reference.server import broken
+
+        generate = broken.generate_routes_class(fault)
+        openai = broken.openai_routes_class(fault)
+    for group in (generate, ControlRoutes, openai, InfoRoutes):
         app.add_routes(group(context).routes())
     return app

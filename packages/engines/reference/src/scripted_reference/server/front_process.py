@@ -20,7 +20,7 @@ from scripted_registry.errors import ConfigError, ScriptedError
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.engine_kwargs import parse_engine_kwargs
-from scripted_reference.server.arguments import read_arguments
+from scripted_reference.server.arguments import asks_for_device_timer, read_arguments
 from scripted_reference.server.listening import bound
 from scripted_reference.server.process import (
     StopFlag,
@@ -41,6 +41,8 @@ def main() -> None:
     options = _options()
     try:
         kwargs = read_arguments(options.engine_kwargs_json)
+        if asks_for_device_timer(os.environ):
+            kwargs.setdefault("enable_metrics_device_timer", True)
         args = parse_engine_kwargs(kwargs)
         # Before anything is started: a setting that cannot be used is refused here.
         is_own = not os.environ.get(ENV_WIRE)

@@ -24,15 +24,16 @@ _GAUGES: Final = {
     "cache_hit_rate": "Cached over all prompt tokens since the start.",
     "num_retracted_requests": "Requests retracted since the start.",
     "num_paused_reqs": "Requests that a pause holds up.",
-    "fwd_occupancy": "Percent of wall time in model forwards over the latest window of forwards, "
-    "NaN while idle.",
 }
+_OCCUPANCY: Final = (
+    "Percent of time in model forwards over the latest window of forwards, NaN while idle."
+)
 
 
 class Metrics:
     """A registry of its own, so that several servers in one process do not meet."""
 
-    def __init__(self, *, model_name: str) -> None:
+    def __init__(self, *, model_name: str, with_device_timer: bool) -> None:
         self._registry = CollectorRegistry()
         self._model_name = model_name
         labels = ("model_name",)
@@ -53,15 +54,18 @@ class Metrics:
         self._first_token = histogram("time_to_first_token_seconds", "Time to first token.")
         self._inter_token = histogram("inter_token_latency_seconds", "Mean time between tokens.")
         self._e2e = histogram("e2e_request_latency_seconds", "End-to-end request latency.")
-        self._gauges = {
-            name: Gauge(
-                f"sglang:{name}",
-                text,
-                (*labels, "engine_type", "tp_rank", "pp_rank", "dp_rank"),
-                registry=self._registry,
-            )
-            for name, text in _GAUGES.items()
-        }
+
+        def gauge(name: str, text: str) -> Gauge:
+            by_rank = (*labels, "engine_type", "tp_rank", "pp_rank", "dp_rank")
+            return Gauge(name, text, by_rank, registry=self._registry)
+
+        self._gauges = {name: gauge(f"sglang:{name}", text) for name, text in _GAUGES.items()}
+        # Without a timer there is nothing to tell, and a gauge that is always NaN would hide why.
+        self._occupancy = (
+            tuple(gauge(f"{who}:fwd_occupancy", _OCCUPANCY) for who in ("sglang", "scripted"))
+            if with_device_timer
+            else ()
+        )
         for one in (self._prompt_tokens, self._generated_tokens, self._requests, self._aborted):
             one.labels(model_name)  # so that it is there, at 0, before the first request
 
@@ -91,6 +95,9 @@ class Metrics:
             values = _gauge_values(replica, is_paused=state.paused is not None)
             for name, gauge in self._gauges.items():
                 gauge.labels(self._model_name, "unified", "0", "0", str(rank)).set(values[name])
+            for gauge in self._occupancy:
+                labels = (self._model_name, "unified", "0", "0", str(rank))
+                gauge.labels(*labels).set(replica.fwd_occupancy)
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
 
@@ -106,5 +113,4 @@ def _gauge_values(replica: ReplicaState, *, is_paused: bool) -> dict[str, float]
         "cache_hit_rate": replica.cached_tokens_total / max(replica.prompt_tokens_total, 1),
         "num_retracted_requests": replica.retractions_total,
         "num_paused_reqs": replica.num_running + replica.num_waiting if is_paused else 0,
-        "fwd_occupancy": replica.fwd_occupancy,
     }

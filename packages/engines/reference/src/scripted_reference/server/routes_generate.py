@@ -41,10 +41,10 @@ class GenerateRoutes:
         planned, is_batch = plan_generate(body, self._context)
         async with started(planned, self._context):
             if body.stream:
-                events = self._events(planned, body, is_batch=is_batch)
+                events = self.events(planned, body, is_batch=is_batch)
                 return await event_stream(request, events)
             await asyncio.gather(*(generation.complete() for generation in planned))
-            replies = [self._reply(generation, body) for generation in planned]
+            replies = self.replies(planned, body)
             return json_response(replies if is_batch else replies[0])
 
     async def health_generate(self, request: web.Request) -> web.Response:
@@ -62,9 +62,14 @@ class GenerateRoutes:
                 ) from None
         return web.Response()
 
-    async def _events(
+    def replies(self, planned: Sequence[Generation], body: GenerateBody) -> list[dict[str, Any]]:
+        """What is answered once all have ended, in the order of the prompts."""
+        return [self._reply(generation, body) for generation in planned]
+
+    async def events(
         self, planned: Sequence[Generation], body: GenerateBody, *, is_batch: bool
     ) -> AsyncGenerator[dict[str, Any]]:
+        """All text so far of a request, whenever there is more of it."""
         async for i, generation in changes(planned):
             event = self._reply(generation, body)
             if is_batch:

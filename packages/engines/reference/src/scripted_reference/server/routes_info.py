@@ -61,6 +61,7 @@ class InfoRoutes:
         state = await context.client.state()
         info: dict[str, Any] = {
             **dataclasses.asdict(context.args),
+            "engine": "scripted-reference",
             "served_model_name": context.model_name,
             "status": "ready",
             "max_total_num_tokens": context.ready.limits.pool_tokens,

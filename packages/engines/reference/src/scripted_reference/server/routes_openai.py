@@ -42,17 +42,22 @@ class OpenAiRoutes:
         }
         async with started(planned, self._context):
             if body.stream:
-                return await event_stream(request, self._events(planned, body, head))
+                return await event_stream(request, self.events(planned, body, head))
             await asyncio.gather(*(generation.complete() for generation in planned))
-            choices = []
-            for i, generation in enumerate(planned):
-                part = CompletionPart(generation, body, self._context.tokenizer)
-                choices.append(part.choice(i))
+            choices = self.choices(planned, body)
             return json_response({**head, "choices": choices, "usage": usage_json(planned)})
 
-    async def _events(
+    def choices(self, planned: Sequence[Generation], body: CompletionsBody) -> list[dict[str, Any]]:
+        """What is answered once all have ended, in the order of the prompts."""
+        return [
+            CompletionPart(generation, body, self._context.tokenizer).choice(i)
+            for i, generation in enumerate(planned)
+        ]
+
+    async def events(
         self, planned: Sequence[Generation], body: CompletionsBody, head: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any]]:
+        """What is new of a request, whenever there is something, and what was used at the end."""
         parts = [CompletionPart(one, body, self._context.tokenizer) for one in planned]
         usage = {"usage": None} if body.includes_usage else {}
         async for i, _ in changes(planned):

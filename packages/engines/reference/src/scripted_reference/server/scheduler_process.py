@@ -90,7 +90,13 @@ def _serve(start: Start, *, in_session: bool) -> None:
     inbox = ScriptedTokenizerRecvProxy(
         underlying=FrontSocket(requests), poll_on=requests, parks=belonging.is_foreign
     )
-    loop = EventLoop(engine, inbox=inbox, inbox_socket=requests, output_socket=outputs)
+    loop_class = EventLoop
+    fault = engine.server_args.inject_fault
+    if fault is not None:
+        from scripted_reference.server.broken import event_loop_class
+
+        loop_class = event_loop_class(fault)
+    loop = loop_class(engine, inbox=inbox, inbox_socket=requests, output_socket=outputs)
     on_stop_signal(loop.stop)
     take_stop_signals()
     adapter: ServerAdapter | None = None

@@ -8,6 +8,7 @@ from scripted_reference.engine import Engine
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.scheduler import Scheduler
+from scripted_reference.server.device_timer import DeviceTimer, device_timer
 from scripted_reference.server.forward_meter import ForwardMeter, MeteredModel
 from scripted_reference.server.wire import EngineState, ReplicaState
 
@@ -15,9 +16,9 @@ from scripted_reference.server.wire import EngineState, ReplicaState
 class _Replica:
     """What one replica has done since its start."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, *, timer: DeviceTimer | None) -> None:
         self.scheduler = scheduler
-        self.meter = ForwardMeter()
+        self.meter = ForwardMeter(timer=timer)
         scheduler.model = MeteredModel(scheduler.model, self.meter)
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -49,7 +50,9 @@ class EngineMonitor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._replicas = tuple(_Replica(scheduler) for scheduler in engine.schedulers)
+        args = engine.server_args
+        timer = device_timer(args.device) if args.enable_metrics_device_timer else None
+        self._replicas = tuple(_Replica(one, timer=timer) for one in engine.schedulers)
         # Where a request runs, and how many of its tokens have been counted.
         self._runs_on: dict[str, _Replica] = {}
         self._counted: dict[str, int] = {}

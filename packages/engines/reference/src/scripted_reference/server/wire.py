@@ -129,8 +129,8 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     """One data-parallel replica now; the totals count from the start.
 
-    `gen_throughput` is in tokens per second and `fwd_occupancy` in percent of wall time, both over
-    the latest closed window of forwards and NaN while nothing runs.
+    `gen_throughput` is in tokens per second and `fwd_occupancy` in percent of time, both over the
+    latest closed window of forwards; the latter is NaN while nothing runs, and without a device timer.
     """
 
     num_running: int

@@ -1,0 +1,15 @@
+"""The registration of the kit `sanity`."""
+
+from __future__ import annotations
+
+from scripted_registry import KitSpec, hookimpl
+
+SCRIPTED_API = 1
+
+
+@hookimpl
+def scripted_register_kits() -> list[KitSpec]:
+    """One kit."""
+    from scripted_kit_sanity.kit import SANITY
+
+    return [SANITY.spec()]
