@@ -32,7 +32,7 @@ from scripted_core.sessions.processes import proc_state
 from scripted_core.wire.keys import make_keys
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=40, stage="reference-server", runner_config="cpu")
+register_cpu_ci(est_time=25, stage="reference", runner_config="cpu")
 
 START_S = 60.0
 

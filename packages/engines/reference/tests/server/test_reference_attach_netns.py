@@ -15,6 +15,9 @@ import pytest
 from scripted_core.errors import EngineDied, EngineUnreachable
 from scripted_core.sessions import ScriptedHttpServer
 from scripted_core.wire.dial import REMOTE_DEATH_S
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=8, stage="reference", runner_config="cpu")
 
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 

@@ -62,6 +62,9 @@ def test_megabytes(t):
 
 EXIT = """
 import pytest
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=30, stage="reference", runner_config="cpu")
 
 
 def test_that_ends_the_run(t):
