@@ -20,7 +20,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 _DOCS = _ROOT / "docs"
 _BLOCK = re.compile(r"^```python runnable\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ANY_OPENING = re.compile(r"^```[^\n]*runnable", re.MULTILINE)
-_PAGES = ("writing-scripts.md", "adapters.md")
+_PAGES = ("writing-scripts.md", "adapters.md", "authors.md")
 
 
 def blocks(page: str) -> list[tuple[int, str]]:

@@ -15,6 +15,8 @@ from scripted_core.wire.messages import (
 from scripted_hook._version import __version__
 from scripted_hook.adapter import BatchFacts, EngineAdapter, EngineEvents
 from scripted_hook.attach import maybe_init_scripted_scheduler_hook
+from scripted_hook.free_list import FreeListPool
+from scripted_hook.in_process import InProcessDefaults, InProcessEngine
 from scripted_hook.poster import BackgroundHttpPoster
 from scripted_hook.recv_proxy import ScriptedTokenizerRecvProxy
 from scripted_hook.scheduler_hook import ScriptedSchedulerHook
@@ -24,7 +26,10 @@ __all__ = [
     "BatchFacts",
     "EngineAdapter",
     "EngineEvents",
+    "FreeListPool",
     "HookReady",
+    "InProcessDefaults",
+    "InProcessEngine",
     "OutOfBandError",
     "RunScript",
     "ScriptFailed",
