@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from scripted_core import InProcessSession
 from scripted_reference import expected_output
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 SMALL: dict[str, Any] = {
     "max_total_tokens": 512,
