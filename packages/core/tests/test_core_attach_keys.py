@@ -12,6 +12,9 @@ from scripted_core.sessions.fit import misfit
 from scripted_core.wire.address import ENV_KEY_FILE, ENV_LISTEN, ENV_WIRE, open_address
 from scripted_core.wire.keys import make_keys, read_client_key, read_engine_key
 from scripted_core.wire.tcp import TcpAddress, parse_tcp
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 
 def test_keys_know_each_other_and_are_for_their_owner(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ from scripted_core.wire.messages import (
     ScriptSucceeded,
     StepsEnded,
 )
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 READY = HookReady(PROTOCOL_VERSION, "fake", "1", (), {"scheduler": 7}, ("step",))
 SCRIPT = ScriptRef("/a.py", "a", "a_script", "hash")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 pytest_plugins = ["pytester"]
 

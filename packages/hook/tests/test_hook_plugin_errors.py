@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from scripted_core.errors import PluginError
 from scripted_registry import hookimpl
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -7,11 +7,11 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
-from scripted_core.cli.console import ResultConsole
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from scripted_core.cli.console import ResultConsole
 from scripted_core.cli.text import printable
 from scripted_core.conformance.verdict import Conformance, Row, Verdict
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from scripted_core.cli.console import ResultConsole
 from rich.table import Table
 from rich.text import Text
+
+from scripted_core.cli.console import ResultConsole
 
 _PIPE_WIDTH = 160
 _TITLES = {

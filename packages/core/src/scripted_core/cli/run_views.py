@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
-from scripted_core.cli.console import ResultConsole
 from rich.text import Text
 
+from scripted_core.cli.console import ResultConsole
 from scripted_core.cli.results import Heading, Ran, RunView
 from scripted_core.cli.trace_table import table_lines
 from scripted_core.cli.verdict import heading_line, left_out_line, verdict_lines

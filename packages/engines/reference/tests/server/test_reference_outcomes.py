@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
 
 SCRIPTED = str(Path(sys.executable).with_name("scripted"))
 BACKENDS = ["reference", "reference:server"]
@@ -159,10 +162,7 @@ def test_a_closed_pipe_is_no_failed_script(tmp_path: Path) -> None:
     (tmp_path / "script_long.py").write_text(
         "def script_long(t):\n    for _ in range(3000):\n        yield\n"
     )
-    shell = (
-        f"{SCRIPTED} run script_long.py --view table | head -1; "
-        "echo status ${PIPESTATUS[0]}"
-    )
+    shell = f"{SCRIPTED} run script_long.py --view table | head -1; echo status ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
