@@ -17,11 +17,7 @@ from scripted_core.sessions import ScriptedHttpServer
 from scripted_core.wire.dial import REMOTE_DEATH_S
 from scripted_registry.ci import register_cpu_ci
 
-<<<<<<< HEAD
 register_cpu_ci(est_time=8, stage="reference", runner_config="cpu")
-=======
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
->>>>>>> ce1e541 (Register the tests that landed without a stage)
 
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=30, stage="reference", runner_config="cpu")
 
 SCRIPTED = str(Path(sys.executable).with_name("scripted"))
 BACKENDS = ["reference", "reference:server"]
@@ -65,9 +65,6 @@ def test_megabytes(t):
 
 EXIT = """
 import pytest
-from scripted_registry.ci import register_cpu_ci
-
-register_cpu_ci(est_time=30, stage="reference", runner_config="cpu")
 
 
 def test_that_ends_the_run(t):
