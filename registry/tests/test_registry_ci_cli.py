@@ -16,7 +16,7 @@ from scripted_registry.ci.errors import CiRegistrationError
 from scripted_registry.ci.listing import build_listing
 from scripted_registry.ci.scan import scan_source
 
-register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 STAGE_PLUGIN = """
     from scripted_registry import CiRunner, CiStage, hookimpl

@@ -298,6 +298,7 @@ def test_a_log_of_other_tests_and_broken_timings_are_refused(repository: Any) ->
     repository.add_tests("test_a.py", "def test_1(): pass\n")
     repository.registered()
     report = {"nodeid": "tests/test_z.py::test_1", "when": "teardown", "outcome": "passed"}
+    repository.write("tests/test_z.py", "def test_1(): pass\n")
     repository.write("other.jsonl", json.dumps(report | {"duration": 1.0}))
     done = repository.run("record", "--stage", "toy", "other.jsonl")
     assert done.returncode == 2

@@ -18,7 +18,7 @@ from scripted_registry import (
 )
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 Add = Callable[..., None]
 Source = Callable[[str], str]

@@ -18,7 +18,7 @@ from scripted_core.trace import RequestState, StepTrace
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, PluginManager, hookimpl
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1  # the hook API that the stub plugin below is written for
 

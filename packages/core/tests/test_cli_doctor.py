@@ -22,7 +22,7 @@ from scripted_core.wire.transport import TestSideChannel
 from scripted_registry import EngineMode, EngineSpec, PluginManager, hookimpl
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=10, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 LONG_AGO = 1_000_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
 _PROGRAM = [sys.executable, "-c", "from scripted_core.cli import main; main()"]
 

@@ -16,7 +16,7 @@ import pytest
 from scripted_core.sessions.processes import proc_state
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=25, stage="unit", runner_config="cpu")
 
 TESTS = Path(__file__).parent
 START = "import fake_engines_plugin; from scripted_core.cli import main; main()"

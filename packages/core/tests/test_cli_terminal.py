@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=6, stage="unit", runner_config="cpu")
 
 TESTS = Path(__file__).parent
 START = "import fake_engines_plugin; from scripted_core.cli import main; main()"

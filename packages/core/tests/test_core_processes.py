@@ -18,7 +18,7 @@ from scripted_core.sessions.processes import (
 from scripted_core.sessions.stall_guard import StallGuard, StallInterrupt
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
 
 SLEEPS = "import sys; sys.stdin.read()"
 PARENT = """

@@ -12,7 +12,7 @@ from scripted_core.sessions.processes import group_members, proc_state
 from scripted_core.sessions.termination import LastActs
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 _PROGRAM = """
 import sys, time

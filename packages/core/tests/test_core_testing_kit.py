@@ -20,7 +20,7 @@ from scripted_core.testing import (
 from scripted_core.views import FinishKind, PauseMode
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
 
 
 @pytest.mark.parametrize("make", [FakeKvPool, FakeRowPool])

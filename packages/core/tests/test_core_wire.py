@@ -36,7 +36,7 @@ from scripted_core.wire.plain import from_plain, to_plain
 from scripted_core.wire.progress import ProgressReader, ProgressWriter
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 plain_data = st.recursive(

@@ -14,7 +14,7 @@ from scripted_core.sessions.base import make_config
 from scripted_registry import PluginNotFound
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=15, stage="unit", runner_config="cpu")
 
 _ROOT = Path(__file__).resolve().parents[3]
 _DOCS = _ROOT / "docs"

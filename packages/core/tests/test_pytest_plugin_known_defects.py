@@ -7,7 +7,7 @@ from scripted_registry.ci import register_cpu_ci
 
 pytest_plugins = ["pytester"]
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 _SCRIPT = """
 import pytest

@@ -8,7 +8,7 @@ from scripted_core.views import Audit, OwnerKind, PageClaim, PoolAudit, RowAudit
 from scripted_hook.invariants import check_audit
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 KINDS = (OwnerKind.FREE, OwnerKind.TREE, OwnerKind.REQUEST, OwnerKind.HELD, OwnerKind.IN_FLIGHT)
 

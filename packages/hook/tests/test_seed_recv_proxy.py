@@ -13,7 +13,7 @@ from scripted_core.testing import FakeUnderlyingSocket
 from scripted_hook import ScriptedTokenizerRecvProxy
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=200, stage="unit", runner_config="cpu")
 
 torch = pytest.importorskip("torch", reason="the checkpoints are run with torch")
 pytest.importorskip("tokenizers", reason="text becomes tokens with tokenizers")

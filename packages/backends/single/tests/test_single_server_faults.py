@@ -30,7 +30,7 @@ from scripted_core.sessions.processes import group_members, proc_state
 from scripted_registry import EngineMode
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=2, stage="single", runner_config="cpu")
+register_cpu_ci(est_time=35, stage="single", runner_config="cpu")
 register_cpu_ci(est_time=180, stage="single-sglang", runner_config="cpu")
 
 _NOTICED_WITHIN_S = 5.0

@@ -18,7 +18,7 @@ from scripted_core.sessions.base import make_config
 from scripted_reference.faults.catalogue import FAULTS
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=30, stage="reference", runner_config="cpu")
 
 _DOCS = Path(__file__).parents[4] / "docs" / "conformance.md"
 

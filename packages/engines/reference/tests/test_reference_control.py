@@ -9,7 +9,7 @@ from scripted_reference.messages import PauseMode
 from scripted_reference.request import FinishKind
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="reference", runner_config="cpu")
 
 STAGES = ("queued", "first_chunk", "last_chunk", "first_decode", "mid_decode", "last_decode")
 MAX_NEW = 8

@@ -21,7 +21,7 @@ from scripted_reference.faults.trial import Alarm, AlarmKind, Variant, try_out
 from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=9, stage="reference", runner_config="cpu")
 
 _ROOT = Path(__file__).parents[4]
 _SCRIPTS = _ROOT / "packages" / "backends" / "single" / "tests"

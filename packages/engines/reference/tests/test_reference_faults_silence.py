@@ -9,7 +9,7 @@ from scripted_core import InProcessSession
 from scripted_reference import expected_output
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=5, stage="reference", runner_config="cpu")
 
 _STEPS = 2500
 _POOL_TOKENS = 1024

@@ -7,7 +7,7 @@ import json
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=45, stage="reference", runner_config="cpu")
 
 pytest_plugins = ["pytester"]
 

@@ -12,7 +12,7 @@ from scripted_reference.radix import RadixCache, TreeNode
 from scripted_reference.tree_node import common_prefix_len
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="reference", runner_config="cpu")
 
 
 def make_tree(*, page_size: int = 1, size: int = 256, disable: bool = False) -> RadixCache:

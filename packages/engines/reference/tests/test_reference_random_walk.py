@@ -13,7 +13,7 @@ from scripted_reference import expected_output
 from scripted_reference.request import FinishKind
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=35, stage="reference", runner_config="cpu")
 
 CONFIGS: list[dict[str, Any]] = [
     {"page_size": 1},

@@ -7,7 +7,7 @@ import sys
 
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=5, stage="reference", runner_config="cpu")
 
 _SCRIPT = """
 def test_too_long(t):

@@ -10,7 +10,7 @@ from scripted_reference.request import FinishKind, SamplingParams
 from scripted_reference.schedule_batch import ForwardMode
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="reference", runner_config="cpu")
 
 Ids = Callable[[object, int], list[int]]
 PAGE_SIZES = [1, 16]

@@ -17,7 +17,7 @@ from scripted_reference.scheduler import Scheduler
 from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="reference", runner_config="cpu")
 
 
 def test_the_hash_model_imports_no_torch() -> None:

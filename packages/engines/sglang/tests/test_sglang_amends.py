@@ -15,7 +15,7 @@ from scripted_sglang._compat.as_shipped import ENV_AS_SHIPPED
 from scripted_sglang._compat.pinned_memory import do_without_pinned_memory
 from scripted_sglang._compat.torch_native import read_windows
 
-register_cpu_ci(est_time=5, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

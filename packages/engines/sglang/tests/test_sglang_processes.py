@@ -11,7 +11,7 @@ import time
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang.processes import detokenizer_pid
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
 register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
 
 # A server in a group of its own: it starts the titled process after a while, and then looks for it.

@@ -15,7 +15,7 @@ from scripted_reference.server.http_errors import RequestError
 from scripted_reference.server.plans import stop_strings
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=10, stage="reference", runner_config="cpu")
 
 _TOKENIZER = ByteTokenizer()
 

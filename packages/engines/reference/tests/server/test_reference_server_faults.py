@@ -17,7 +17,7 @@ from scripted_core.sessions.processes import group_members, proc_state
 from scripted_reference.server.launch import server_launch
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=40, stage="reference", runner_config="cpu")
 
 _AT_ONCE_S = 15.0
 """Far below the start timeout of the engine (120 s), and above what a busy machine needs."""

@@ -15,7 +15,7 @@ from scripted_reference import expected_output
 from scripted_reference.models.tokenizer import ByteTokenizer
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=9, stage="reference", runner_config="cpu")
 
 _GREEDY = {"temperature": 0, "ignore_eos": True}
 _PROMPT = list(range(100, 190))

@@ -16,7 +16,7 @@ import pytest
 from scripted_core.sessions.processes import descendants, proc_state
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=35, stage="reference", runner_config="cpu")
 
 _QUICK_S = 2.0
 

@@ -15,7 +15,7 @@ from scripted_core.sessions.http_server import ScriptedHttpServer
 from scripted_reference import expected_output
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=15, stage="reference", runner_config="cpu")
 
 _KWARGS = {"chunked_prefill_size": 64, "max_total_tokens": 2048}
 _MAX_STEPS = 200

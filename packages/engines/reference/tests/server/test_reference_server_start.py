@@ -22,7 +22,7 @@ from scripted_reference.server.launch import server_launch
 from scripted_registry import EngineConfig, EngineMode
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=15, stage="reference", runner_config="cpu")
 
 _MODULE = "scripted_reference.server"
 

@@ -14,7 +14,7 @@ from scripted_reference.scheduler import Scheduler
 from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="reference", runner_config="cpu")
 
 pytest.importorskip("torch", reason="torch is not installed; the tiny model needs it")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=40, stage="reference", runner_config="cpu")
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the tiny model needs it")
 

@@ -11,7 +11,7 @@ import pytest
 from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 
-register_cpu_ci(est_time=1, stage="reference", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="reference", runner_config="cpu")
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the tiny model needs it")
 

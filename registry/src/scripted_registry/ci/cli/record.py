@@ -43,6 +43,7 @@ def record(
     files = {file.path for file in found.files}
     tests = [nodeid for log in read for nodeid in log.attempts]
     foreign = {split_nodeid(nodeid)[0] for nodeid in tests} - files
+    foreign = {path for path in foreign if (root / path).exists()}  # what is gone is forgotten
     if foreign:
         raise ReportLogError(
             f"the logs are not of stage {found.name!r}: nobody registered {', '.join(sorted(foreign))} "
