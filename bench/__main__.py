@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from scripted_core.errors import ScriptedError
 from scripted_core.sessions.base import make_config
 
+from bench.parts import Part
 from bench.results import Result, print_table, write_json
 
 
@@ -30,6 +32,15 @@ def main(
     only: Annotated[
         str, typer.Option(help="Rows whose name contains this; * and ? as in a file name.")
     ] = "",
+    part: Annotated[
+        list[Part] | None, typer.Option(help="SGLang: only this comparison; repeat it for two.")
+    ] = None,
+    long: Annotated[
+        bool,
+        typer.Option(
+            help="SGLang: also what takes its own harness minutes, its shutdown above all."
+        ),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the rows to this file.")
     ] = None,
@@ -43,8 +54,10 @@ def main(
         raise typer.Exit(2) from error
     load, _, _ = os.getloadavg()
     notes.print(f"load average {load:.1f}" + (": not a quiet machine" if load > 1 else ""))
-    measure = _reference if backend is Backend.REFERENCE else _sglang
-    results = measure(only, notes)
+    if backend is Backend.REFERENCE:
+        results = _reference(only, notes)
+    else:
+        results = _sglang(part or list(Part), only, notes, long=long)
     if not results:
         notes.print(f"no row is named like {only!r}", markup=False)
         raise typer.Exit(2)
@@ -69,12 +82,15 @@ def _reference(only: str, notes: Console) -> list[Result]:
     return results
 
 
-def _sglang(only: str, notes: Console) -> list[Result]:
+def _sglang(parts: Sequence[Part], only: str, notes: Console, *, long: bool) -> list[Result]:
     from bench.sglang import measure
 
-    # One server gives every row, so nothing is saved by measuring fewer.
-    rows = measure(report=lambda text: notes.print(text, markup=False, soft_wrap=True))
-    return [row for row in rows if _is_named(row.name, only)]
+    return measure(
+        parts,
+        report=lambda text: notes.print(text, markup=False, soft_wrap=True),
+        wanted=lambda name: _is_named(name, only),
+        long=long,
+    )
 
 
 def _is_named(name: str, pattern: str) -> bool:

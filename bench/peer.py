@@ -1,8 +1,9 @@
-"""SGLang's own scripted harness on the same scripts: a process of its own, driven by a plan file.
+"""SGLang's own scripted harness on the same scripts: a process of its own that is told what to do.
 
-It runs as ``python -m bench.peer PLAN OUT`` with the environment of an engine process, since that
-harness starts the server from the process that it is imported in. Times are taken in the same places
-as ours, and written to ``OUT`` as JSON.
+It runs as ``python -m bench.peer KWARGS`` with the environment of an engine process, since that harness
+starts the server from the process that it is imported in. Each line at its standard input names a block
+of measurements, or says ``shutdown``; each is answered with a line of JSON: seconds, or what failed. The
+first answer is the time of the start.
 """
 
 from __future__ import annotations
@@ -11,25 +12,45 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
+import traceback
+from typing import Final
 
-from bench.server_times import Plan, measure_server
+from bench.blocks import Block, measure_block
+
+SHUTDOWN: Final = "shutdown"
 
 
 def main() -> None:
-    """Start SGLang's harness with the engine arguments of the plan, and measure."""
-    plan_file, out = (Path(argument) for argument in sys.argv[1:])
-    plan = Plan.read(plan_file)
+    """Start SGLang's harness with the given engine arguments, and do what is asked."""
+    # What the server prints to standard output is not an answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(seconds: list[float], failed: str | None = None) -> None:
+        answers.write(json.dumps({"seconds": seconds, "failed": failed}) + "\n")
+        answers.flush()
+
     from sglang.test.scripted_runtime.http_server import ScriptedHttpServer
 
     start = time.perf_counter()
-    server = ScriptedHttpServer.start(**plan.engine_kwargs)
-    started_s = time.perf_counter() - start
-    times = measure_server(lambda script, args: server.execute_script(script, args=args), plan=plan)
-    times.start.append(started_s)
-    out.write_text(json.dumps(times.as_json()), encoding="utf-8")
-    # Its shutdown waits a minute for a server that does not end, and then ends it. Whoever started
-    # this process ends its group instead, the server included.
+    server = ScriptedHttpServer.start(**json.loads(sys.argv[1]))
+    answer([time.perf_counter() - start])
+    for line in sys.stdin:
+        if line.strip() == SHUTDOWN:
+            start = time.perf_counter()
+            server.shutdown()
+            answer([time.perf_counter() - start])
+            return
+        try:
+            answer(
+                measure_block(
+                    Block(line.strip()),
+                    lambda script, args: server.execute_script(script, args=args),
+                )
+            )
+        except Exception:  # whatever its scripts raise is an answer
+            answer([], traceback.format_exc(limit=-3))
+    # Nobody asks any more. Whoever started this process ends its group, the server included.
     os._exit(0)
 
 

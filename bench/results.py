@@ -50,14 +50,18 @@ def at_most(value: float) -> Target:
 
 @dataclass(frozen=True)
 class Result:
-    """A measured row. ``target`` and ``met`` are ``None`` in a row that is there for information."""
+    """A measured row. ``target`` and ``met`` are ``None`` in a row that is there for information.
+
+    A row without a result has no median, and a ``remark`` that says why.
+    """
 
     name: str
-    median: float
-    spread: float
+    median: float | None
+    spread: float | None
     unit: str
     target: str | None
     met: bool | None
+    remark: str | None = None
 
 
 def summarize(name: str, samples: Sequence[float], unit: str, target: Target | None) -> Result:
@@ -65,15 +69,9 @@ def summarize(name: str, samples: Sequence[float], unit: str, target: Target | N
     return _row(name, statistics.median(samples), _between_quartiles(samples), unit, target)
 
 
-def compare(name: str, ours: Sequence[float], theirs: Sequence[float], at: float | None) -> Result:
-    """The median of ``ours`` as a fraction of that of ``theirs``, which has to be at most ``at``.
-
-    The spread follows from both spreads, taken as independent.
-    """
-    mine, other = statistics.median(ours), statistics.median(theirs)
-    relative = (_between_quartiles(ours) / mine) ** 2 + (_between_quartiles(theirs) / other) ** 2
-    ratio = mine / other
-    return _row(name, ratio, ratio * relative**0.5, "ratio", None if at is None else at_most(at))
+def no_result(name: str, why: str) -> Result:
+    """A row that could not be measured, and why."""
+    return Result(name, None, None, "", None, None, remark=why)
 
 
 def _row(name: str, median: float, spread: float, unit: str, target: Target | None) -> Result:
@@ -107,13 +105,22 @@ def print_table(results: Iterable[Result], console: Console) -> None:
         table.add_column(heading, justify="right")
     for heading in ("unit", "target", "met"):
         table.add_column(heading)
+    remarks = []
     for result in results:
         table.add_row(
             result.name,
-            f"{result.median:,.3g}" if result.median < 1000 else f"{result.median:,.0f}",
-            f"{result.spread:,.2g}" if result.spread < 1000 else f"{result.spread:,.0f}",
+            "no result" if result.median is None else _figure(result.median, digits=3),
+            "" if result.spread is None else _figure(result.spread, digits=2),
             result.unit,
             result.target or "",
             {None: "", True: "[green]yes[/]", False: "[bold red]no[/]"}[result.met],
         )
+        if result.remark is not None:
+            remarks.append(f"{result.name}: {result.remark}")
     console.print(table)
+    for remark in remarks:
+        console.print(remark, markup=False, soft_wrap=True)
+
+
+def _figure(value: float, *, digits: int) -> str:
+    return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"

@@ -1,148 +1,240 @@
-"""SGLang on a CPU: our session beside SGLang's own scripted harness, from the same installation.
+"""SGLang on a CPU: our session beside SGLang's own scripted harness, and beside no harness at all.
 
-The servers run one at a time and alternate, with the same engine arguments, model and scripts.
+Both servers of a comparison are up with the same engine arguments, model and scripts, and are measured
+in turn, block by block, while the other is held still. So a ratio is the median of the ratios of
+neighbouring blocks, and what else the machine does is in both of their sides.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
+import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from scripted_core.sessions import ScriptedHttpServer
-from scripted_sglang.launch import default_kwargs, server_env
+from scripted_sglang.launch import default_kwargs, held_for_long
 from scripted_sglang.tiny_model import write_tiny_model
 
 from bench import scripts
-from bench.results import Result, at_most, compare, summarize
-from bench.server_times import Plan, ServerTimes, measure_server
+from bench.blocks import Block
+from bench.free_running import Load, ServerFailed, both_servers, compare_free_running
+from bench.parts import Part
+from bench.results import Result, at_least, at_most, no_result, summarize
+from bench.sides import Ours, Peer, SideFailed
 
-ROUNDS: Final = 2
-_PEER_TIMEOUT_S: Final = 180.0
-_LOG_LINES: Final = 20
-_ROOT: Final = Path(__file__).resolve().parent.parent
+ROUNDS: Final = 8
+PIPELINE_ROUNDS: Final = 4
+FREE_PAIRS: Final = 24
+FREE_LOAD: Final = Load(requests=8, new_tokens=256)
+_TARGETS: Final = {Block.ARRIVAL: 0.5, Block.RESET: 0.25, Block.DECODE: 1.0}
+
+Report = Callable[[str], None]
 
 
-class PeerFailed(RuntimeError):
-    """SGLang's own harness did not run; the message has the end of its log."""
+@dataclass
+class Rounds:
+    """What was measured on both sides, one list of seconds for each round."""
+
+    ours: dict[str, list[list[float]]] = field(default_factory=dict)
+    theirs: dict[str, list[list[float]]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    starts: list[tuple[float, float]] = field(default_factory=list)
+    shutdowns: list[float] = field(default_factory=list)
+    their_shutdown_s: float | None = None
 
 
-def measure(*, report: Callable[[str], None]) -> list[Result]:
-    """All rows of the SGLang table; ``report`` is told what is going on.
+def measure(
+    parts: Sequence[Part], *, report: Report, wanted: Callable[[str], bool], long: bool
+) -> list[Result]:
+    """The rows of the SGLang table that are ``wanted`` by name; ``report`` is told what is going on.
 
-    Without a peer that runs the rows of comparison are missing, and the reason is reported.
+    ``long`` adds what takes minutes and is over in an instant elsewhere: the shutdown of SGLang's
+    harness, and its exhausted pipeline.
     """
-    ours, checked, theirs = ServerTimes(), ServerTimes(), ServerTimes()
-    with tempfile.TemporaryDirectory(prefix="scripted-bench-") as folder:
-        model = write_tiny_model(Path(folder) / "model")
-        kwargs = {**default_kwargs(cpu=True), **scripts.ENGINE_KWARGS, "model_path": str(model)}
-        plan = Plan(engine_kwargs=kwargs)
-        for number in range(1, ROUNDS + 1):
-            report(f"SGLang, round {number} of {ROUNDS}: this project's session")
-            _ours(plan, times=ours, checked=checked)
-            report(f"SGLang, round {number} of {ROUNDS}: SGLang's own harness")
-            try:
-                theirs.add(_theirs(plan, Path(folder)))
-            except PeerFailed as failure:
-                report(str(failure))
-                return _own_rows(ours, checked)
-    return [*_own_rows(ours, checked), *_peer_rows(theirs), *_comparison(ours, checked, theirs)]
+    rows: list[Result] = []
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix="scripted-bench-") as name:
+            folder = Path(name)
+            match part:
+                case Part.ONE_DEVICE:
+                    rows += _one_device(folder, report=report, long=long)
+                case Part.PIPELINE:
+                    rows += _pipeline(folder, report=report, long=long)
+                case Part.FREE_RUNNING:
+                    rows += _free_running(folder, report=report)
+    return [row for row in rows if wanted(row.name)]
 
 
-def _ours(plan: Plan, *, times: ServerTimes, checked: ServerTimes) -> None:
-    start = time.perf_counter()
-    server = ScriptedHttpServer.start(backend="sglang", **plan.engine_kwargs)
-    times.start.append(time.perf_counter() - start)
+# -- beside SGLang's harness ---------------------------------------------------------------------
+
+
+def _one_device(folder: Path, *, report: Report, long: bool) -> list[Result]:
+    found = Rounds()
+    kwargs = _kwargs(folder)
+    _compare(found, kwargs, folder, rounds=ROUNDS, report=report, skipped={}, long=long)
+    # Once more the other way round, for a start that is not always the second one.
+    report("SGLang: starts once more, in the other order")
+    with Peer(kwargs, log=folder / "peer.log") as peer, Ours(kwargs) as ours:
+        found.starts.append((ours.start_s, peer.start_s))
+        found.shutdowns.append(ours.shutdown())
+    return _rows(found, "", start_target=1.0)
+
+
+def _pipeline(folder: Path, *, report: Report, long: bool) -> list[Result]:
+    found = Rounds()
+    kwargs = {**_kwargs(folder), "pp_size": 2, **held_for_long()}
+    skipped = {} if long else {Block.EXHAUST: "takes two minutes to fail; --long tries it"}
+    _compare(
+        found, kwargs, folder, rounds=PIPELINE_ROUNDS, report=report, skipped=skipped, long=long
+    )
+    return _rows(found, ", pp=2", start_target=None)
+
+
+def _compare(
+    found: Rounds,
+    kwargs: Mapping[str, Any],
+    folder: Path,
+    *,
+    rounds: int,
+    report: Report,
+    skipped: Mapping[Block, str],
+    long: bool,
+) -> None:
+    report("SGLang: starting this project's session, then SGLang's own harness")
+    with Ours(kwargs) as ours, Peer(kwargs, log=folder / "peer.log") as peer:
+        found.starts.append((ours.start_s, peer.start_s))
+        for block in Block:
+            report(f"SGLang: {block.value}")
+            for number in range(-1, rounds):
+                order = (_mine, _other) if number % 2 == 0 else (_other, _mine)
+                for side in order:
+                    side(found, ours, peer, block, skipped)
+                if number < 0:  # everything has run once
+                    _forget(found, block)
+        if long and block_worked(found, Block.EXHAUST):
+            report("SGLang: shutdown of SGLang's own harness")
+            found.their_shutdown_s = peer.shutdown()
+        found.shutdowns.append(ours.shutdown())
+
+
+def _mine(found: Rounds, ours: Ours, peer: Peer, block: Block, _: Mapping[Block, str]) -> None:
+    if block.value in found.failed:
+        return
+    found.ours.setdefault(block.value, []).append(ours.measure(block))
+    if block is Block.DECODE:
+        checked = ours.measure(block, checked=True)
+        found.ours.setdefault(_checked(block), []).append(checked)
+
+
+def _other(
+    found: Rounds, ours: Ours, peer: Peer, block: Block, skipped: Mapping[Block, str]
+) -> None:
+    if block in skipped:
+        found.failed.setdefault(f"theirs: {block.value}", skipped[block])
+    if f"theirs: {block.value}" in found.failed:
+        return
     try:
-
-        def execute(
-            script: Callable[..., Any], args: tuple[Any, ...], *, check_invariants: bool
-        ) -> None:
-            server.execute_script(script, args=args, check_invariants=check_invariants)
-
-        times.add(measure_server(partial(execute, check_invariants=False), plan=plan))
-        only_decode = replace(plan, requests=1, resets=1)
-        checked.add(measure_server(partial(execute, check_invariants=True), plan=only_decode))
-        start = time.perf_counter()
-    finally:
-        server.shutdown()
-    times.shutdown.append(time.perf_counter() - start)
+        found.theirs.setdefault(block.value, []).append(peer.measure(block))
+    except SideFailed as failure:
+        found.theirs.pop(block.value)
+        found.failed[f"theirs: {block.value}"] = str(failure)
 
 
-def _theirs(plan: Plan, folder: Path) -> ServerTimes:
-    plan_file, out, log = (folder / name for name in ("plan.json", "times.json", "peer.log"))
-    plan.write(plan_file)
-    env = {**os.environ, **server_env(cpu=True)}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), env.get("PYTHONPATH")]))
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.peer", str(plan_file), str(out)],
-            env=env,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+def block_worked(found: Rounds, block: Block) -> bool:
+    """Whether SGLang's harness has come through a block, and so can be shut down."""
+    return f"theirs: {block.value}" not in found.failed
+
+
+def _forget(found: Rounds, block: Block) -> None:
+    for side in (found.ours, found.theirs):
+        for name in (block.value, _checked(block)):
+            if name in side:
+                side[name].clear()
+
+
+def _checked(block: Block) -> str:
+    return f"{block.value}, invariants"
+
+
+def _rows(found: Rounds, suffix: str, *, start_target: float | None) -> list[Result]:
+    mine, other = zip(*found.starts, strict=True)
+    ours = [summarize(f"sglang: server start{suffix}", list(mine), "s", None)]
+    theirs = [summarize(f"sglang's harness: server start{suffix}", list(other), "s", None)]
+    ratios = []
+    if start_target is not None:
+        ratios.append(
+            summarize(
+                f"sglang: server start, ours to theirs{suffix}",
+                [one / two for one, two in found.starts],
+                "ratio",
+                at_most(start_target),
+            )
         )
-        try:
-            code = process.wait(_PEER_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end_group(process)
-    if code != 0:
-        how = f"no end after {_PEER_TIMEOUT_S:g} s" if code is None else f"exit code {code}"
-        tail = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        raise PeerFailed("\n".join([f"SGLang's own harness failed ({how}):", *tail]))
-    return ServerTimes(**json.loads(out.read_text(encoding="utf-8")))
+    for name, rounds in found.ours.items():
+        ours.append(_row(f"sglang: {name}{suffix}", rounds))
+        base = name.removesuffix(", invariants")
+        peers = found.theirs.get(base)
+        ratio = f"sglang: {name}, ours to theirs{suffix}"
+        if not peers:
+            why = found.failed[f"theirs: {base}"]
+            theirs.append(no_result(f"sglang's harness: {base}{suffix}", why))
+            continue
+        if name == base:
+            theirs.append(_row(f"sglang's harness: {name}{suffix}", peers))
+        target = _TARGETS.get(Block(base)) if name == base and not suffix else None
+        pairs = [
+            statistics.median(one) / statistics.median(two)
+            for one, two in zip(rounds, peers, strict=True)
+        ]
+        ratios.append(summarize(ratio, pairs, "ratio", None if target is None else at_most(target)))
+    ours.append(summarize(f"sglang: shutdown{suffix}", found.shutdowns, "s", at_most(5)))
+    if found.their_shutdown_s is not None:
+        name = f"sglang's harness: shutdown{suffix}"
+        theirs.append(summarize(name, [found.their_shutdown_s], "s", None))
+    return [*ours, *theirs, *ratios]
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _row(name: str, rounds: Sequence[Sequence[float]]) -> Result:
+    return summarize(name, [one * 1e3 for seconds in rounds for one in seconds], "ms", None)
 
 
-def _own_rows(ours: ServerTimes, checked: ServerTimes) -> list[Result]:
+# -- beside no harness ---------------------------------------------------------------------------
+
+FREE_NAMES: Final = (
+    "sglang: throughput without a script, with the hook",
+    "sglang: throughput without the hook",
+    "sglang: throughput, with the hook to without",
+    "sglang: scheduler time a step, with the hook to without",
+)
+
+
+def _free_running(folder: Path, *, report: Report) -> list[Result]:
+    hooked, plain, throughput, cpu = FREE_NAMES
+    report("SGLang: starting a plain server beside one with the hook attached")
+    kwargs = _kwargs(folder)
+    try:
+        with both_servers(kwargs, folder=folder / "logs") as (without, with_hook):
+            report(f"SGLang: {FREE_PAIRS} loads on each, in turn")
+            found = compare_free_running(without, with_hook, load=FREE_LOAD, pairs=FREE_PAIRS)
+    except ServerFailed as failure:
+        report(str(failure))
+        return [no_result(name, str(failure)) for name in FREE_NAMES]
+    rates = [[one.tokens_per_s for one in side] for side in (found.hooked, found.plain)]
     return [
-        summarize("sglang: server start", ours.start, "s", None),
-        summarize("sglang: start_req to arrival", _ms(ours.arrival), "ms", None),
-        summarize("sglang: reset and no-op script", _ms(ours.reset), "ms", None),
-        summarize("sglang: decode per yield", _ms(ours.decode), "ms", None),
-        summarize("sglang: decode per yield, invariants", _ms(checked.decode), "ms", None),
-        summarize("sglang: shutdown", ours.shutdown, "s", at_most(5)),
+        summarize(hooked, rates[0], "tokens/s", None),
+        summarize(plain, rates[1], "tokens/s", None),
+        summarize(throughput, found.throughput_ratios(), "ratio", at_least(0.99)),
+        summarize(cpu, found.cpu_ratios(), "ratio", None),
     ]
 
 
-def _peer_rows(theirs: ServerTimes) -> list[Result]:
-    return [
-        summarize("sglang's harness: server start", theirs.start, "s", None),
-        summarize("sglang's harness: start_req to arrival", _ms(theirs.arrival), "ms", None),
-        summarize("sglang's harness: reset and no-op script", _ms(theirs.reset), "ms", None),
-        summarize("sglang's harness: decode per yield", _ms(theirs.decode), "ms", None),
-    ]
-
-
-def _comparison(ours: ServerTimes, checked: ServerTimes, theirs: ServerTimes) -> list[Result]:
-    def row(what: str, mine: Sequence[float], other: Sequence[float], at: float | None) -> Result:
-        return compare(f"sglang: {what}, ours to theirs", mine, other, at)
-
-    # SGLang's harness checks nothing after a step, so the row with the invariants has no target.
-    return [
-        row("start_req to arrival", ours.arrival, theirs.arrival, 0.5),
-        row("reset and no-op script", ours.reset, theirs.reset, 0.25),
-        row("decode per yield", ours.decode, theirs.decode, 1.0),
-        row("decode per yield, invariants", checked.decode, theirs.decode, None),
-    ]
-
-
-def _ms(seconds: Sequence[float]) -> list[float]:
-    return [one * 1e3 for one in seconds]
+def _kwargs(folder: Path) -> dict[str, Any]:
+    model = write_tiny_model(folder / "model")
+    return {
+        **default_kwargs(cpu=True),
+        **scripts.ENGINE_KWARGS,
+        "chunked_prefill_size": scripts.CHUNK_TOKENS,
+        "model_path": str(model),
+    }
