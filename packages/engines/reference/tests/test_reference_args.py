@@ -71,8 +71,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     [
         ({"tp_size": 2}, "tensor parallelism"),
         ({"enable_mixed_chunk": True}, "mixing decodes"),
-        ({"speculative_algorithm": "EAGLE3"}, "speculative decoding"),
-        ({"speculative_num_steps": 3}, "speculative decoding"),
+        ({"speculative_algorithm": "EAGLE3"}, "needs a draft model"),
+        ({"speculative_draft_model_path": "tiny-draft"}, "without speculative_algorithm"),
+        ({"speculative_token_map": "x"}, "speculative decoding"),
         ({"disaggregation_mode": "prefill"}, "disaggregation"),
     ],
 )

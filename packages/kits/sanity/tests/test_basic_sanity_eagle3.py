@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import unittest
 
-from scripted_core.errors import EngineStartError
 from scripted_kit_client import (
     DEFAULT_DRAFT_MODEL_EAGLE3,
     DEFAULT_TARGET_MODEL_EAGLE3,
@@ -36,6 +35,7 @@ class TestBasicSanityEagle3(
     CustomTestCase,
 ):
     served_model_name = DEFAULT_TARGET_MODEL_EAGLE3
+    # Measured 97.6; a stall of 1 ms in every iteration gives 91.
     fwd_occupancy_threshold = 80.0
     fwd_occupancy_scrape_interval = 0.05
     fwd_occupancy_max_new_tokens = 400
@@ -47,28 +47,23 @@ class TestBasicSanityEagle3(
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             cls.base_url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        try:
-            cls.process = popen_launch_server(
-                DEFAULT_TARGET_MODEL_EAGLE3,
-                cls.base_url,
-                timeout=DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH,
-                other_args=[
-                    *("--dtype", "float16", "--attention-backend", "triton"),
-                    *("--speculative-algorithm", "EAGLE3"),
-                    *("--speculative-draft-model-path", DEFAULT_DRAFT_MODEL_EAGLE3),
-                    *("--speculative-num-steps", "3"),
-                    *("--speculative-eagle-topk", "1"),
-                    *("--speculative-num-draft-tokens", "4"),
-                    *("--cuda-graph-max-bs", "4", "--mem-fraction-static", "0.7"),
-                    "--enable-metrics",
-                ],
-                env={"SGLANG_ENABLE_METRICS_DEVICE_TIMER": "1"},
-                backend="reference",
-            )
-        except EngineStartError as error:
-            if "lacks speculative decoding" not in str(error):
-                raise
-            raise unittest.SkipTest("the reference engine lacks SPEC_DECODE") from error
+        cls.process = popen_launch_server(
+            DEFAULT_TARGET_MODEL_EAGLE3,
+            cls.base_url,
+            timeout=DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH,
+            other_args=[
+                *("--dtype", "float16", "--attention-backend", "triton"),
+                *("--speculative-algorithm", "EAGLE3"),
+                *("--speculative-draft-model-path", DEFAULT_DRAFT_MODEL_EAGLE3),
+                *("--speculative-num-steps", "3"),
+                *("--speculative-eagle-topk", "1"),
+                *("--speculative-num-draft-tokens", "4"),
+                *("--cuda-graph-max-bs", "4", "--mem-fraction-static", "0.7"),
+                "--enable-metrics",
+            ],
+            env={"SGLANG_ENABLE_METRICS_DEVICE_TIMER": "1"},
+            backend="reference",
+        )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,24 @@ def test_a_fault_makes_its_kit_fail(start, fault):
     assert any(said in message for message in found[kit].values()), found
 
 
+_SPECULATION = (
+    *("--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", "tiny-draft"),
+    *("--speculative-num-steps", "3", "--speculative-num-draft-tokens", "4"),
+)
+
+
+def test_a_draft_model_that_is_never_accepted_fails_the_accept_length_alone(start):
+    found = _failed(start("--inject-fault", "draft-never-accepted", *_SPECULATION))
+    assert found.keys() == {"occupancy", "sanity"}
+    assert found["occupancy"].keys() == {"accept length"}
+    assert found["sanity"].keys() == {"accept_length"}
+    for messages in found.values():
+        (message,) = messages.values()
+        assert "avg_spec_accept_length" in message
+        assert "accept length 1.0" in message
+        assert "floor 1.8" in message
+
+
 def test_a_request_that_gets_a_token_too_many_is_named(start):
     report = SANITY(
         start("--inject-fault", "one-token-too-many"),

@@ -315,6 +315,7 @@ def _capabilities(engine: Engine) -> frozenset[Capability]:
         Capability.OVERLAP: not args.disable_overlap_schedule,
         Capability.DP: args.dp_size > 1,
         Capability.PP: args.pp_size > 1,
+        Capability.SPEC_DECODE: args.speculative_algorithm is not None,
         Capability.SWA: engine.scheduler.memory.window is not None,
         Capability.LOGPROBS: model.supports_logprobs,
         Capability.LORA: bool(model.lora_names),

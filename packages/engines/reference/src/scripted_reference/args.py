@@ -27,6 +27,7 @@ SMALL_SWA_MODEL: Final = "scripted/small-swa"
 
 HASH_MODEL: Final = "hash"
 TINY_MODEL: Final = "tiny"
+TINY_DRAFT_MODEL: Final = "tiny-draft"
 """The name of the small trained checkpoint."""
 
 
@@ -85,6 +86,12 @@ class ServerArgs:
         enable_metrics_device_timer: whether forwards are timed, for the gauge `fwd_occupancy`. A server
             also does it when `SGLANG_ENABLE_METRICS_DEVICE_TIMER=1` is set, as SGLang's does.
         served_model_name: what the server calls its model; `model_path` by default.
+        speculative_algorithm: `"EAGLE"`, `"EAGLE3"` or `"STANDALONE"`: decode by guessing and verifying,
+            see `speculation`; all three are a draft model of its own here.
+        speculative_draft_model_path: `"tiny-draft"`, or a folder with a model of the same tokenizer.
+        speculative_num_steps: guesses of an iteration, at most.
+        speculative_eagle_topk: 1, a chain.
+        speculative_num_draft_tokens: `speculative_num_steps` + 1, or left out.
         disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script.
         num_reserved_decode_tokens: of a pair, tokens that the decode engine sets aside for each request
             that it has, as far as that can come to need them.
@@ -122,6 +129,11 @@ class ServerArgs:
     enable_metrics: bool = False
     enable_metrics_device_timer: bool = False
     served_model_name: str | None = None
+    speculative_algorithm: str | None = None
+    speculative_draft_model_path: str | None = None
+    speculative_num_steps: int = 3
+    speculative_eagle_topk: int = 1
+    speculative_num_draft_tokens: int | None = None
     disaggregation_mode: str = DisaggregationMode.NULL
     num_reserved_decode_tokens: int = 512
     transfer_timeout_iterations: int = 16
@@ -161,6 +173,11 @@ class ServerArgs:
         from scripted_reference.pd.arguments import check_pair  # it imports this module
 
         check_pair(self)
+        from scripted_reference.speculation.arguments import (
+            check_speculation,  # it imports this, too
+        )
+
+        check_speculation(self)
         if self.inject_fault is not None:
             from scripted_reference.faults.catalogue import check_name  # it imports the engine
 
@@ -338,6 +355,8 @@ _LEAST: Final[Mapping[str, int]] = {
     "max_prefill_tokens": 1,
     "random_seed": 0,
     "dp_size": 1,
+    "speculative_num_steps": 1,
+    "speculative_eagle_topk": 1,
     "num_reserved_decode_tokens": 0,
     "transfer_timeout_iterations": 1,
     "pp_size": 1,

@@ -34,7 +34,12 @@ class Engine:
 
     def make_schedulers(self, args: ServerArgs) -> tuple[Scheduler, ...]:
         """Return a new scheduler for each replica."""
-        return tuple(Scheduler(args) for _ in range(args.dp_size))
+        kind = Scheduler
+        if args.speculative_algorithm is not None:
+            from scripted_reference.speculation.scheduler import SpeculativeScheduler
+
+            kind = SpeculativeScheduler
+        return tuple(kind(args) for _ in range(args.dp_size))
 
     @property
     def pool_names(self) -> tuple[str, ...]:

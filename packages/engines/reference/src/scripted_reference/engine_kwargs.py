@@ -66,7 +66,6 @@ _ONLY_AS: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "nnodes": ((None, 1), "running on several nodes"),
     "enable_mixed_chunk": ((None, False), "mixing decodes into prefill batches"),
     "priority_scheduling_preemption_threshold": ((None,), "preemption by priority"),
-    "speculative_algorithm": ((None,), "speculative decoding"),
     "enable_hierarchical_cache": ((None, False), "a hierarchical cache"),
 }
 
@@ -135,7 +134,8 @@ def _within_the_model(args: ServerArgs, *, asked: bool) -> ServerArgs:
 def _unknown(name: str, known: set[str]) -> ConfigError:
     if name.startswith("speculative_"):
         return ConfigError(
-            f"engine argument {name} is refused: the reference engine lacks speculative decoding",
+            f"engine argument {name} is refused: the reference engine knows speculative decoding by a "
+            "chain of guesses alone",
             hint="drop it",
         )
     import difflib  # only an error needs it

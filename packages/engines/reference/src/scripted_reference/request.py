@@ -70,6 +70,7 @@ class Req:
         swa_lock_start: from which position on it has locked window slots of the tree, if it has.
         is_chunked: chunks that are scheduled while their result is not processed.
         retraction_count: how often it went back to the waiting queue.
+        spec_verify_ct: how often guesses for it were verified.
         max_new_tokens: the length limit, clipped to what context and pool can hold.
         return_logprob: whether log probabilities are wanted.
         logprob_start_len: from which prompt position on; -1 is none of the prompt.
@@ -103,6 +104,7 @@ class Req:
         "return_logprob",
         "rid",
         "sampling_params",
+        "spec_verify_ct",
         "stop_ids",
         "swa_evicted_len",
         "swa_lock_start",
@@ -144,6 +146,7 @@ class Req:
         )
         self.finished_reason: FinishReason | None = None
         self.retraction_count = 0
+        self.spec_verify_ct = 0
         self.fill_ids: tuple[int, ...] = ()
         self.forget_memory()
 

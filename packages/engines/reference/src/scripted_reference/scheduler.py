@@ -29,6 +29,7 @@ from scripted_reference.observer import NoObserver, SchedulerObserver
 from scripted_reference.request import Req
 from scripted_reference.results import ResultProcessor
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
+from scripted_reference.speculation.accept_lengths import AcceptLengths
 
 
 class Scheduler:
@@ -47,6 +48,7 @@ class Scheduler:
             or with overlap scheduling has the batch of the last iteration.
         enable_overlap: whether results are processed one iteration late.
         paused: how the engine is paused, or `None`.
+        accept_lengths: what speculation has given so far; `None` in an engine that does not speculate.
         forward_ct: how many batches have run.
         memory: the pools, the prefix tree and what is held, together.
         batches, results, departures, control: the parts of the work; they keep their state here.
@@ -81,6 +83,7 @@ class Scheduler:
         self.last_batch: ScheduleBatch | None = None
         self.in_flight = InFlight()
         self.paused: PauseMode | None = None
+        self.accept_lengths: AcceptLengths | None = None
         self.forward_ct = 0
         self.batches = BatchBuilder(self)
         self.results = ResultProcessor(self)

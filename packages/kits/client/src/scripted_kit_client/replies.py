@@ -29,6 +29,7 @@ class Generation:
         finish_reason: `stop`, `length`, `abort`, …
         prompt_tokens, completion_tokens: lengths in tokens.
         cached_tokens: prompt tokens that came out of the prefix cache; `None` when not told.
+        accept_length: tokens of a verification in it; `None` without speculation, and when not told.
         prompt_logprobs: of prompt positions from the first that was asked for on.
         output_logprobs: of each output token, when asked for.
     """
@@ -39,6 +40,7 @@ class Generation:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
+    accept_length: float | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     output_logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -65,6 +67,7 @@ def from_generate(body: object) -> Generation:
         prompt_tokens=_field(meta, "prompt_tokens", int, "meta_info of /generate"),
         completion_tokens=_field(meta, "completion_tokens", int, "meta_info of /generate"),
         cached_tokens=meta.get("cached_tokens"),
+        accept_length=_number(meta.get("spec_accept_length")),
         prompt_logprobs=_chosen(meta.get("input_token_logprobs")),
         output_logprobs=_chosen(meta.get("output_token_logprobs")),
     )
@@ -108,6 +111,10 @@ def _chosen(value: object) -> tuple[TokenLogprob, ...]:
     if not isinstance(value, Sequence):
         return ()
     return tuple(TokenLogprob(entry[1], entry[0]) for entry in value)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -88,13 +88,15 @@ async def check_occupancy(run: KitRun, options: OccupancyOptions) -> None:
         request_timeout_s=options.request_timeout_s,
         progress=run.progress,
     )
-    accept_length = await client.accept_length()
+    average = await client.accept_length()
+    own = seen.generation.accept_length
+    accept_length = average if own is None else own
     threshold = _threshold(client, options)
     scrapes = fresh(seen.scrapes, before)
     found = summary_of(across_ranks(scrapes, options.across))
     _tell(run, seen, scrapes, found, threshold=threshold, accept_length=accept_length)
     _judge(run, seen, found, options, threshold=threshold)
-    _judge_accept_length(run, accept_length, options)
+    _judge_accept_length(run, accept_length, options, average=average)
     if options.record is not None and found.count >= options.min_samples:
         key = _key(client, options)
         baseline.record(options.record, key, median=found.median, samples=found.count)
@@ -259,8 +261,13 @@ def _judge(
 
 
 def _judge_accept_length(
-    run: KitRun, accept_length: float | None, options: OccupancyOptions
+    run: KitRun,
+    accept_length: float | None,
+    options: OccupancyOptions,
+    *,
+    average: float | None,
 ) -> None:
+    """The measured request's own, where it is told; else the server's mean since its start."""
     if accept_length is None:
         message = "the server does not speculate (SPEC_DECODE)"
         run.note("accept length", Outcome.SKIPPED, message)
@@ -269,6 +276,7 @@ def _judge_accept_length(
     run.judge(
         "accept length",
         accept_length > floor,
-        f"avg_spec_accept_length {accept_length:.3f}, floor {floor:g}"
+        f"accept length {accept_length:.3f}, floor {floor:g}"
+        + ("" if average is None else f" (avg_spec_accept_length of the server {average:.3f})")
         + ("" if accept_length > floor else ": hardly a draft token is accepted"),
     )

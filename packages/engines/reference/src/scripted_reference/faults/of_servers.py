@@ -17,5 +17,7 @@ class ServerFault(StrEnum):
     """Before a request's first decode one KV slot of its prompt gets the values of another one."""
     BATCH_REPLIES = "batch-replies-shuffled"
     """The replies to a list of prompts come in another order than the prompts."""
+    DRAFT = "draft-never-accepted"
+    """Every guess of a draft model is another token than the one that it means."""
     STREAM_CHUNK = "stream-chunk-dropped"
     """The third event of every stream is never sent."""

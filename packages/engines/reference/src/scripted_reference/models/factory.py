@@ -54,6 +54,30 @@ def load_model(
     )
 
 
+def load_draft_model(
+    args: ServerArgs, *, kv_pool: TokenToKVPool, req_to_token_pool: ReqToTokenPool
+) -> Model:
+    """Return the model that `args.speculative_draft_model_path` names, with storage of its own.
+
+    Raises `ConfigError` as `load_model` does.
+    """
+    path = args.speculative_draft_model_path
+    assert path is not None, "checked with the arguments"
+    folder = model_folder(path)
+    require_torch(path)
+    from scripted_reference.models.transformer_model import load_transformer
+
+    return load_transformer(
+        folder,
+        load_format=args.load_format,
+        device=args.device,
+        seed=args.random_seed,
+        num_slots=kv_pool.size + kv_pool.page_size,
+        req_to_token_pool=req_to_token_pool,
+        lora_paths={},
+    )
+
+
 def require_torch(model_path: str) -> None:
     """Raise `ConfigError` unless what a transformer needs is installed."""
     for module in ("torch", "safetensors"):

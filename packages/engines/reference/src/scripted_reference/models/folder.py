@@ -10,19 +10,19 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
-from scripted_reference.args import TINY_MODEL
+from scripted_reference.args import TINY_DRAFT_MODEL, TINY_MODEL
 
 _LEAST_POSITIONS: Final = 2
 """One for a prompt and one for what follows it."""
 
 
 def model_folder(model_path: str) -> Path:
-    """Return the folder that `model_path` names: that of the `tiny` checkpoint, or itself.
+    """Return the folder that `model_path` names: that of a checkpoint of scripted-models, or itself.
 
     Raises `ConfigError` when there is no such folder, or when the checkpoint is not installed.
     """
-    if model_path == TINY_MODEL:
-        return _tiny_checkpoint()
+    if model_path in (TINY_MODEL, TINY_DRAFT_MODEL):
+        return _tiny_checkpoint(model_path)
     folder = Path(model_path).expanduser()
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -93,12 +93,12 @@ def is_positive_number(value: object) -> bool:
     )
 
 
-def _tiny_checkpoint() -> Path:
+def _tiny_checkpoint(name: str) -> Path:
     try:
         models = importlib.import_module("scripted_models")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "the model 'tiny' is not installed",
+            f"the model {name!r} is not installed",
             hint="pip install 'scripted-reference[tiny]', which brings torch and the checkpoint",
         ) from error
-    return Path(models.checkpoint(TINY_MODEL))
+    return Path(models.checkpoint(name))

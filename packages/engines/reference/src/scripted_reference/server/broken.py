@@ -13,6 +13,7 @@ from scripted_registry.errors import ConfigError
 
 from scripted_reference.engine import Engine
 from scripted_reference.faults.of_servers import ServerFault
+from scripted_reference.memory import IntArray
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.scheduler import Scheduler
 from scripted_reference.server.bodies import GenerateBody
@@ -34,6 +35,8 @@ def event_loop_class(fault: str) -> type[EventLoop]:
             return _StallingLoop
         case ServerFault.KV_SLOT:
             return _CorruptingLoop
+        case ServerFault.DRAFT:
+            return _UselessDraftLoop
         case _:
             return EventLoop
 
@@ -89,6 +92,28 @@ class _CorruptingLoop(EventLoop):
             if rid in scheduler.requests:
                 slots = scheduler.req_to_token_pool.req_to_token[row]
                 kv.write(int(slots[_CORRUPTED_POSITION]), kv.read(int(slots[0])))
+
+
+class _UselessDraftLoop(EventLoop):
+    def __init__(self, engine: Engine, **parts: Any) -> None:
+        from scripted_reference.speculation.model import SpeculativeModel, VerifyBatch
+
+        class WrongGuesses(SpeculativeModel):
+            def guess(self, batch: VerifyBatch) -> list[IntArray]:
+                fed = super().guess(batch)
+                for tokens in fed:
+                    tokens[1:] = (tokens[1:] + 1) % self.vocab_size
+                return fed
+
+        for scheduler in engine.schedulers:
+            model = scheduler.model
+            if not isinstance(model, SpeculativeModel):
+                raise ConfigError(
+                    f"engine argument inject_fault={ServerFault.DRAFT.value!r} needs a draft model",
+                    hint="add speculative_algorithm and speculative_draft_model_path",
+                )
+            scheduler.model = WrongGuesses(target=model.target, draft=model.draft)
+        super().__init__(engine, **parts)
 
 
 def _kv_of(scheduler: Scheduler) -> Any:

@@ -22,6 +22,7 @@ class Generation:
         output_logprobs: one entry for each token, when asked for.
         input_logprobs: one entry for each prompt position that was asked for.
         cached_tokens: prompt tokens that did not have to be computed.
+        spec_verify_ct: verifications of guesses for it.
         finish: how it ended, or `None`.
         stop_string: the stop string that ended it, or `None`.
         begun_s, first_token_s, ended_s: times of `time.monotonic`, the latter `None` until then.
@@ -40,6 +41,7 @@ class Generation:
         self.output_logprobs: list[TokenLogprobs] = []
         self.input_logprobs: list[TokenLogprobs] = []
         self.cached_tokens = 0
+        self.spec_verify_ct = 0
         self.finish: Finish | None = None
         self.stop_string: str | None = None
         self.begun_s = time.monotonic()
@@ -93,6 +95,7 @@ class Generation:
         self.output_logprobs += output.output_logprobs
         self.input_logprobs += output.input_logprobs
         self.cached_tokens = output.cached_tokens
+        self.spec_verify_ct = output.spec_verify_ct
         self.finish = output.finish
         if self._stop:
             self._look_for_stop()

@@ -60,6 +60,7 @@ class OutputStream:
             output_logprobs=req.output_logprobs[told.output_logprobs :],
             input_logprobs=req.input_logprobs[told.input_logprobs :],
             cached_tokens=told.cached_tokens,
+            spec_verify_ct=req.spec_verify_ct,
             finish=None
             if reason is None
             else Finish(reason.kind.value, reason.message, reason.matched_token),

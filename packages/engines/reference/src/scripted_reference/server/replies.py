@@ -27,6 +27,9 @@ def generation_json(
     }
     if generation.ended_s is not None:
         meta["e2e_latency"] = generation.ended_s - generation.begun_s
+    if generation.spec_verify_ct:
+        meta["spec_verify_ct"] = generation.spec_verify_ct
+        meta["spec_accept_length"] = len(generation.output_ids) / generation.spec_verify_ct
     if spec.return_logprob:
         text = tokenizer if with_text_in_logprobs else None
         meta["input_token_logprobs"] = _chosen(generation.input_logprobs, text)

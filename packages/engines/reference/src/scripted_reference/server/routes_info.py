@@ -13,6 +13,7 @@ from scripted_reference._version import __version__
 from scripted_reference.server.context import FrontContext
 from scripted_reference.server.http_errors import RequestError, json_response
 from scripted_reference.server.replies import WEIGHT_VERSION
+from scripted_reference.server.wire import ReplicaState
 
 
 class InfoRoutes:
@@ -69,8 +70,7 @@ class InfoRoutes:
             "startup_time": context.started_s,
             "version": __version__,
             "internal_states": [
-                {"paused": state.paused, **msgspec.structs.asdict(replica)}
-                for replica in state.replicas
+                {"paused": state.paused, **_as_told(replica)} for replica in state.replicas
             ],
         }
         return json_response(info)
@@ -115,3 +115,11 @@ class InfoRoutes:
             )
         body, content_type = metrics.exposition(await self._context.client.state())
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _as_told(replica: ReplicaState) -> dict[str, Any]:
+    """Its fields; as in SGLang, an accept length only where something was verified."""
+    fields = msgspec.structs.asdict(replica)
+    if replica.avg_spec_accept_length is None:
+        del fields["avg_spec_accept_length"]
+    return fields

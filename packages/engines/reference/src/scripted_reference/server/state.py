@@ -42,6 +42,9 @@ class _Replica:
             retractions_total=self.retractions_of_ended + sum(r.retraction_count for r in live),
             gen_throughput=meter.gen_throughput,
             fwd_occupancy=meter.fwd_occupancy,
+            avg_spec_accept_length=None
+            if scheduler.accept_lengths is None
+            else scheduler.accept_lengths.mean,
         )
 
 

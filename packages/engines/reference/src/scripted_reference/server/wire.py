@@ -117,6 +117,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     output_logprobs: list[TokenLogprobs] = []
     input_logprobs: list[TokenLogprobs] = []
     cached_tokens: int = 0
+    spec_verify_ct: int = 0
     finish: Finish | None = None
 
 
@@ -131,6 +132,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
 
     `gen_throughput` is in tokens per second and `fwd_occupancy` in percent of time, both over the
     latest closed window of forwards; the latter is NaN while nothing runs, and without a device timer.
+    `avg_spec_accept_length` is the mean of all verifications, `None` where nothing speculates.
     """
 
     num_running: int
@@ -146,6 +148,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     retractions_total: int
     gen_throughput: float
     fwd_occupancy: float
+    avg_spec_accept_length: float | None = None
 
 
 class EngineState(msgspec.Struct, frozen=True, kw_only=True):
