@@ -178,8 +178,14 @@ def test_a_pause_changes_no_token(mode):
 @pytest.mark.scripted_requires("spec_decode")
 def test_a_script_sees_more_than_one_token_an_iteration(t):
     """The runtime looks at who owns each page after every iteration."""
+    rng = random.Random(1)  # words, which the draft model knows, as it does not know bytes
     handles = [
-        t.start_req(prompt_len=40, seed=i, max_new_tokens=24, ignore_eos=True) for i in range(4)
+        t.start_req(
+            input_ids=[rng.randrange(355, 900) for _ in range(40)],
+            max_new_tokens=24,
+            ignore_eos=True,
+        )
+        for _ in range(4)
     ]
     yield
     for _ in range(6):
