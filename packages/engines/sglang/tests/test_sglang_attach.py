@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_core.wire.address import ENV_ENGINE, ENV_TOKEN, ENV_WIRE
+from scripted_core.wire.address import ENV_ENGINE, ENV_LISTEN, ENV_TOKEN, ENV_WIRE
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
 from scripted_sglang._compat.needs import HOOKS
@@ -19,7 +19,7 @@ from scripted_sglang.probes import find_place
 
 register_cpu_ci(est_time=25, stage="single-sglang", runner_config="cpu")
 
-_SESSION = (ENV_WIRE, ENV_TOKEN, ENV_ENGINE)
+_SESSION = (ENV_WIRE, ENV_TOKEN, ENV_ENGINE, ENV_LISTEN)
 _NEEDS_SGLANG = pytest.mark.skipif(
     launch.check_usable() is not None,
     reason=f"needs the capability 'an installed SGLang': {launch.check_usable()}",
@@ -74,6 +74,26 @@ def test_outside_a_session_of_sglang_nothing_is_imported(
     env = {} if engine is None else _session(tmp_path, engine=engine)
     assert _answer(_ATTACH, env, is_scheduler=is_scheduler) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("listen", ["", "nonsense", "tcp://127.0.0.1:0"])
+def test_an_engine_that_listens_without_keys_does_not_start(listen: str) -> None:
+    code = "from scripted_sglang import entry\nentry.attach()\nprint('attached')"
+    clean = {name: value for name, value in os.environ.items() if name not in _SESSION}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, ENV_LISTEN: listen},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not listen:  # as unset
+        assert (done.returncode, done.stdout) == (0, "attached\n")
+        return
+    assert done.returncode == 1
+    assert done.stderr.startswith("scripted: error: SCRIPTED_LISTEN ")
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @_NEEDS_SGLANG

@@ -29,6 +29,9 @@ class Serving:
     sampling_backend: A[Optional[str], Arg(no_cli=True)] = None
     hidden: A[Optional[str], Arg(no_cli=True)] = None
     stat_loggers: Optional[Dict[str, type]] = None
+    backend: A[Literal["null", "verifier", "drafter"], "help"] = "null"
+    fraction: A[float | None, "help"] = None
+    parsed: A[Optional[int], Arg(type_parser=size_of)] = None
     _internal: A[bool, Arg(no_cli=True)] = False
     derived = Derived(doc="x")
 """
@@ -101,6 +104,10 @@ class TestServerArgv:
             ({"mm_config": {"a": 1}}, ["--mm-config", '{"a": 1}']),
             ({"join_mode": "scale"}, ["--elastic-join-mode=scale"]),
             ({"sampling_backend": "pytorch"}, ["--sampling-backend=pytorch"]),
+            ({"random_seed": "7"}, ["--random-seed=7"]),
+            ({"fraction": 1}, ["--fraction=1"]),
+            ({"backend": "drafter"}, ["--backend=drafter"]),
+            ({"parsed": "4k"}, ["--parsed=4k"]),
         ],
     )
     def test_a_value_is_written_as_its_flag_takes_it(
@@ -120,6 +127,10 @@ class TestServerArgv:
             ({"dtype": object()}, "cannot be written"),
             ({"dtype": True}, "cannot be written"),
             ({"port": 1}, "chosen by the session"),
+            ({"random_seed": 1.5}, r"random_seed='1\.5' is not a whole number"),
+            ({"random_seed": "many"}, "random_seed='many' is not a whole number"),
+            ({"fraction": "half"}, "fraction='half' is not a number"),
+            ({"backend": "verifer"}, "backend='verifer' is not one of its values"),
         ],
     )
     def test_what_cannot_be_written_is_refused(self, kwargs: dict[str, Any], message: str) -> None:
@@ -130,6 +141,13 @@ class TestServerArgv:
         with pytest.raises(ConfigError, match="no argument 'modle_path'") as caught:
             _argv(modle_path="/m")
         assert caught.value.hint == "did you mean 'model_path'?"
+
+    def test_a_word_that_is_none_of_its_values_comes_with_the_nearest(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            _argv(backend="verifer")
+        assert caught.value.hint == (
+            "did you mean 'verifier'? It takes 'null', 'verifier', 'drafter'"
+        )
 
     def test_defaults_that_this_release_does_not_know_are_left_out(self) -> None:
         assert launch.default_kwargs(cpu=True) == {"dtype": "float32", "random_seed": 0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,13 +29,19 @@ class ArgumentKind(StrEnum):
 
 @dataclass(frozen=True)
 class Argument:
-    """One server argument: its name in Python, its flag, and how a value of it is written."""
+    """One server argument: its name in Python, its flag, and how a value of it is written.
+
+    ``number`` is `int` or `float` where it takes one and no text; ``choices`` are the words that it
+    takes, where its type lists them.
+    """
 
     name: str
     flag: str
     kind: ArgumentKind
     has_flag: bool = True
     default_on: bool = False
+    number: type[int] | type[float] | None = None
+    choices: tuple[str, ...] = ()
 
 
 def source_folder() -> Path | None:
@@ -95,7 +102,27 @@ def _argument(
         kind=_kind(declared, metadata),
         has_flag=generated or flag in written_out,
         default_on=isinstance(field.value, ast.Constant) and field.value.value is True,
+        number=None if "type_parser" in metadata else _NUMBERS.get(_required(declared)),
+        choices=() if "type_parser" in metadata else _words(_required(declared)),
     )
+
+
+_NUMBERS: dict[str, type[int] | type[float]] = {"int": int, "float": float}
+_OPTIONAL = re.compile(r"Optional\[(.*)\]|(.*?) \| None", re.DOTALL)
+
+
+def _required(declared: str) -> str:
+    """A type without the `None` that it may be."""
+    found = _OPTIONAL.fullmatch(declared)
+    return declared if found is None else found[1] or found[2]
+
+
+def _words(declared: str) -> tuple[str, ...]:
+    """The texts of a `Literal` that has nothing else."""
+    if not declared.startswith("Literal["):
+        return ()
+    values = ast.literal_eval(f"({declared.removeprefix('Literal[').removesuffix(']')},)")
+    return values if all(isinstance(value, str) for value in values) else ()
 
 
 def _split_annotation(annotation: ast.expr) -> tuple[str, dict[str, ast.expr]]:

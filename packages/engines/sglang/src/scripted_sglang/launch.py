@@ -179,7 +179,7 @@ def _written(argument: Argument, value: object) -> Iterator[str]:
             yield argument.flag
             yield value if isinstance(value, str) else json.dumps(value)
         case ArgumentKind.VALUE:
-            text = _scalar(argument, value)
+            text = _checked(argument, _scalar(argument, value))
             # The one-word form, so that a value may begin with a dash.
             yield f"{argument.flag}={text}"
 
@@ -215,6 +215,26 @@ def _scalar(argument: Argument, value: object) -> str:
         f"{argument.name}={value!r} cannot be written on SGLang's command line",
         hint=f"{argument.flag} takes text or a number",
     )
+
+
+def _checked(argument: Argument, text: str) -> str:
+    """``text`` if SGLang's parser would take it; what it leaves to later is SGLang's to refuse."""
+    if argument.number is not None:
+        try:
+            argument.number(text)
+        except ValueError:
+            kind = "a whole number" if argument.number is int else "a number"
+            raise ConfigError(
+                f"{argument.name}={text!r} is not {kind}", hint=f"{argument.flag} takes {kind}"
+            ) from None
+    if argument.choices and text not in argument.choices:
+        near = difflib.get_close_matches(text, argument.choices, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{argument.name}={text!r} is not one of its values",
+            hint=f"{hint}It takes {', '.join(map(repr, argument.choices))}",
+        )
+    return text
 
 
 def _unknown(name: str, known: Mapping[str, Argument]) -> ConfigError:
