@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+from scripted_core.errors import LeakDetected, PluginError
 from scripted_core.ports import JobOutcome
 from scripted_core.trace import StepListener
 
@@ -57,6 +59,16 @@ class Servant(Protocol):
     def deliver(self, job: Job, outcome: JobOutcome, digest: str) -> None:
         """Send the outcome."""
         ...
+
+
+def throw_into(script: Generator[Any, Any, Any], error: BaseException) -> None:
+    """Raise ``error`` at the script's ``yield``; a violation ends it even if it is caught."""
+    if not isinstance(error, (LeakDetected, PluginError)):
+        script.throw(error)
+        return
+    with contextlib.suppress(StopIteration):
+        script.throw(error)
+    raise error
 
 
 def script_traceback(error: BaseException) -> str:

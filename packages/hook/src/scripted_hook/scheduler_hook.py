@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 from scripted_core.context import ScriptedContext
-from scripted_core.errors import LeakDetected, PluginError, ScriptedError
 from scripted_core.ops import (
     Continue,
     ControlOp,
@@ -32,28 +30,17 @@ from scripted_core.views import FinishReason, ScriptedBatchRecord
 from scripted_registry import get_plugin_manager
 
 from scripted_hook.adapter import EngineAdapter
-from scripted_hook.batch_log import BatchLog
+from scripted_hook.books import Books
 from scripted_hook.checks import InvariantChecks
-from scripted_hook.events import EventLog
-from scripted_hook.job import Job, Servant, script_traceback
+from scripted_hook.job import Job, Servant, script_traceback, throw_into
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
-from scripted_hook.plugin_calls import plugin_errors
+from scripted_hook.phase import Phase
+from scripted_hook.plugin_calls import PluginCalls
 from scripted_hook.rank import LoneRank, Rank
 from scripted_hook.ranks import RankNotice
-from scripted_hook.recorder import Recorder
 from scripted_hook.reset import idle_iterations, reset_engine
 from scripted_hook.state_text import state_lines
-
-
-class Phase(StrEnum):
-    """What the hook is doing with the engine."""
-
-    FREE = "free"
-    RESET = "reset"
-    SCRIPT = "script"
-    SETTLE = "settle"
-    """The script is over; later pipeline stages have yet to end its last iterations."""
 
 
 class ScriptedSchedulerHook:
@@ -80,21 +67,18 @@ class ScriptedSchedulerHook:
         self._poster = http_poster
         self._servant = servant
         self._rank = rank or LoneRank(self.adapter)
-        self._plugins = get_plugin_manager()
-        self._on_step_used = self._plugins.has_impls("scripted_on_step")
-        self._on_batch_used = self._plugins.has_impls("scripted_on_batch")
+        plugins = get_plugin_manager()
+        self._plugins = PluginCalls(plugins)
         self.memory = MemoryOperations(self.adapter)
-        self._ledger = Ledger(live_output_ids=self._live_output_ids)
-        self._events = EventLog()
+        self._books = Books(self.adapter)
         self._checks = InvariantChecks(
             adapter=self.adapter,
-            ledger=self._ledger,
-            events=self._events,
+            ledger=self._books.ledger,
+            events=self._books.events,
             memory=self.memory,
-            plugins=self._plugins,
+            plugins=plugins,
             several_ranks=self._rank.others > 0,
         )
-        self._batches = BatchLog()
         self._phase = Phase.FREE
         self._job: Job | None = None
         self._generator: Generator[Any, Any, Any] | None = None
@@ -104,9 +88,7 @@ class ScriptedSchedulerHook:
         self._progress = 0
         self._runs = 0
         self._step = 0
-        self._unchecked_ends: list[str] = []
         self._settled = 0
-        self._recorder: Recorder | None = None
         self._context: ScriptedContext | None = None
         self.adapter.attach(self)
 
@@ -125,12 +107,12 @@ class ScriptedSchedulerHook:
     @property
     def ledger(self) -> Ledger:
         """Counts per request."""
-        return self._ledger
+        return self._books.ledger
 
     @property
     def batch_log(self) -> Sequence[ScriptedBatchRecord]:
         """Every batch since the last reset."""
-        return self._batches.records
+        return self._books.batches.records
 
     @property
     def step_index(self) -> int:
@@ -164,19 +146,16 @@ class ScriptedSchedulerHook:
 
     def event_digest(self) -> str:
         """Digest of everything that happened in the last script, in order."""
-        return self._events.digest()
+        return self._books.events.digest()
 
     def event_lines(self) -> list[str]:
         """The event log of the last script as text."""
-        return self._events.lines()
+        return self._books.events.lines()
 
     def submit(self, spec: ReqSpec) -> None:
         """Log a request, post it, and wait until it is in the inbox or was refused."""
         client = ClientStream()
-        self._ledger.submitted(spec, client)
-        self._events.add("submit", self._step, spec)
-        if self._recorder is not None:
-            self._recorder.on_submit(spec.rid, len(spec.input_ids))
+        self._books.submitted(spec, client, step=self._step)
         refusal = self.adapter.submit(spec, client)
         if refusal is not None:
             self.finished(spec.rid, refusal, ())
@@ -185,9 +164,7 @@ class ScriptedSchedulerHook:
         self, op: ControlOp | PairOp, *, via_http: bool = False, await_arrival: bool = True
     ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
-        self._events.add("op", self._step, op)
-        if self._recorder is not None:
-            self._recorder.on_op(op)
+        self._books.posted(op, step=self._step)
         if isinstance(op, (OnSide, Transfer)):
             assert isinstance(self.adapter, PdPort), f"{op} is for a prefill/decode pair"
             return self.adapter.control_pair(op)
@@ -288,7 +265,7 @@ class ScriptedSchedulerHook:
         try:
             if self._pending_error is not None:
                 error, self._pending_error = self._pending_error, None
-                self._throw(self._generator, error)
+                throw_into(self._generator, error)
             else:
                 next(self._generator)
             return
@@ -303,52 +280,28 @@ class ScriptedSchedulerHook:
             self._advance(job)
         else:
             if job.check_invariants:
-                self._checks.at_the_end(step=self._step, ended=self._unchecked_ends)
+                self._checks.at_the_end(step=self._step, ended=self._books.unchecked_ends)
             self._finish(job, None)
 
-    @staticmethod
-    def _throw(generator: Generator[Any, Any, Any], error: BaseException) -> None:
-        """Raise ``error`` at the script's ``yield``; a violation ends it even if it is caught."""
-        if not isinstance(error, (LeakDetected, PluginError)):
-            generator.throw(error)
-            return
-        with contextlib.suppress(StopIteration):
-            generator.throw(error)
-        raise error
-
     def _start_script(self, job: Job) -> None:
-        self._ledger.clear()
-        self._events.clear()
-        self._events.add("seed", job.seed)
-        self._batches = BatchLog()
-        self._unchecked_ends = []
-        wanted = job.want_trace or job.on_step is not None
-        self._recorder = Recorder(self.adapter, on_step=job.on_step) if wanted else None
+        self._books.begin(job)
         context = ScriptedContext(
             scheduler_hook=self, tokenizer_recv_proxy=self._proxy, http_poster=self._poster
         )
         self._context = context
-        with plugin_errors("scripted_on_reset"):
-            self._plugins.hook.scripted_on_reset(context=context)
+        self._plugins.on_reset(context)
         self._rank.begin(run=self._runs, check_invariants=job.check_invariants)
         self._phase = Phase.SCRIPT
         self._generator = job.begin(context)
         self._advance(job)
 
     def _close_iteration(self, job: Job) -> None:
-        for rid in self._batches.close_iteration(self.adapter.chunked_rids()):
-            self._ledger.on_parked(rid)
-        if self._checks.is_obstructed():
-            self._batches.quiet_steps = 0
-        if self._recorder is not None:
-            self._recorder.close_iteration(self._step)
-        if self._on_step_used:
-            with plugin_errors("scripted_on_step"):
-                self._plugins.hook.scripted_on_step(step=self._step)
+        self._books.close_iteration(self._step, is_obstructed=self._checks.is_obstructed())
+        self._plugins.on_step(self._step)
         elsewhere = self._rank.after_iteration(self._step, compare=job.check_invariants)
         if job.check_invariants:
             leak = self._checks.after_iteration(
-                step=self._step, quiet_steps=self._batches.quiet_steps, elsewhere=elsewhere
+                step=self._step, quiet_steps=self._books.batches.quiet_steps, elsewhere=elsewhere
             )
             if leak is not None:
                 self._pending_error = leak
@@ -377,27 +330,13 @@ class ScriptedSchedulerHook:
         """A batch is about to run; outside scripts it is not recorded."""
         if self._phase is not Phase.SCRIPT:
             return
-        record = self._batches.add(self.adapter.describe_batch(batch), step=self._step + 1)
-        self._events.add("batch", record)
-        if record.extend_rids:
-            self._ledger.on_batch(record)
-        if self._recorder is not None:
-            self._recorder.on_batch(record)
-        if self._on_batch_used:
-            try:
-                with plugin_errors("scripted_on_batch"):
-                    self._plugins.hook.scripted_on_batch(record=record)
-            except ScriptedError as error:  # here it would end the engine's loop
-                self._pending_error = error
+        record = self._books.batch(self.adapter.describe_batch(batch), step=self._step + 1)
+        self._pending_error = self._plugins.on_batch(record) or self._pending_error
 
     def finished(self, rid: str, reason: FinishReason, output_ids: Sequence[int]) -> None:
         """The engine reports the end of a request."""
-        if self._phase is Phase.SCRIPT and self._ledger.finished(rid, reason, output_ids):
-            self._batches.quiet_steps = 0
-            self._unchecked_ends.append(rid)
-            if self._recorder is not None:
-                self._recorder.on_finish(rid, reason, len(output_ids))
-            self._events.add("finish", self._step, rid, reason.kind.value, list(output_ids))
+        if self._phase is Phase.SCRIPT:
+            self._books.finished(rid, reason, output_ids, step=self._step)
 
     def apply_memory_op(self, op: MemoryOp) -> None:
         """A memory operation came out of the inbox: apply it, and keep a failure for the script."""
@@ -418,14 +357,14 @@ class ScriptedSchedulerHook:
             traceback_text="" if error is None else script_traceback(error),
             last_state="" if error is None else self.describe_state(),
             steps=self._step,
-            trace=() if self._recorder is None else self._recorder.steps,
+            trace=self._books.trace,
             checks=self._checks.done if job.check_invariants else NOTHING_CHECKED,
         )
         if error is not None:
             self._close_script()
         self._end_hold()
         if self._servant is not None:
-            digest = self._events.digest() if error is None else ""
+            digest = self._books.events.digest() if error is None else ""
             self._servant.deliver(job, self._outcome, digest)
 
     def _end_hold(self) -> None:
@@ -445,18 +384,13 @@ class ScriptedSchedulerHook:
 
     def describe_state(self) -> str:
         """The last state in a few lines."""
+        records = self._books.batches.records
         return "\n".join(
             state_lines(
                 self.adapter,
                 step=self._step,
                 phase=self._phase.value,
-                last_batch=self._batches.records[-1] if self._batches.records else None,
-                ends=self._ledger.finishes,
+                last_batch=records[-1] if records else None,
+                ends=self._books.ledger.finishes,
             )
         )
-
-    def _live_output_ids(self, rid: str) -> Sequence[int] | None:
-        for live, output_ids in self.adapter.live_outputs():
-            if live == rid:
-                return output_ids
-        return None

@@ -12,7 +12,8 @@ from scripted_core.errors import EngineError
 from scripted_core.wire.address import SessionAddress
 from scripted_hook.attach import maybe_init_scripted_scheduler_hook
 from scripted_hook.crash import reporting
-from scripted_hook.scheduler_hook import Phase, ScriptedSchedulerHook
+from scripted_hook.phase import Phase
+from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 from scripted_sglang import _compat
 from scripted_sglang._compat import needs, pinned_memory, torch_native

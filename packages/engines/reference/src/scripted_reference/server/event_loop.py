@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import zmq
 from scripted_hook import ScriptedSchedulerHook, ScriptedTokenizerRecvProxy
-from scripted_hook.scheduler_hook import Phase
+from scripted_hook.phase import Phase
 
 from scripted_reference.engine import Engine
 from scripted_reference.request import Req
