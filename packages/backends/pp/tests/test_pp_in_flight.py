@@ -183,6 +183,8 @@ def _leaves_it(t):
 
 
 def _finds_nothing(t):
+    assert not t.list_active_reqs()
+    yield
     require_at_rest(t)
     require_ranks_alike(t)
-    yield
+    assert {rank.stats["kv_pool_free"] for rank in t.ranks} == {t.engine_stats()["kv_pool_total"]}

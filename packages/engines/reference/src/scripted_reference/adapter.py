@@ -180,9 +180,13 @@ class ReferenceAdapter:
                 )
                 return receipt
             case Evict() | Exhaust() | ReleaseHeld():
-                self.post(messages.CallReq(functools.partial(self._apply, op)))
+                self.post_memory_op(op)
         self.post(messages.CallReq(lambda _: receipt.settle(True)))
         return receipt
+
+    def post_memory_op(self, op: MemoryOp) -> None:
+        """Into the inbox, to be applied when it comes out."""
+        self.post(messages.CallReq(functools.partial(self._apply, op)))
 
     def control_http(self, op: ControlOp, *, await_arrival: bool = True) -> ControlReceipt:
         """There is no HTTP front in this process."""

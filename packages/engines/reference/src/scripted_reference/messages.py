@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from scripted_reference.request import SamplingParams
 
 if TYPE_CHECKING:
+    from scripted_core.ops import MemoryOp
+    from scripted_hook.ranks import RankNotice
+
     from scripted_reference.engine import Engine
     from scripted_reference.scheduler import Scheduler
 
@@ -76,6 +79,13 @@ class CallReq:
     """Call `fn` with the scheduler: an operation on memory that keeps its place in the inbox."""
 
     fn: Callable[[Scheduler], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedReq(CallReq):
+    """Call `fn` here, and have `relay` done by the engine's other processes in the same iteration."""
+
+    relay: MemoryOp | RankNotice
 
 
 @dataclass(frozen=True, slots=True)

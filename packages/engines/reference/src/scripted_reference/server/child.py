@@ -1,4 +1,4 @@
-"""The scheduler process as the front sees it: started, watched, ended."""
+"""A scheduler process as the front sees it: started, watched, ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ _MODULE = "scripted_reference.server.scheduler_process"
 
 
 class SchedulerChild:
-    """A running scheduler process. `pidfd` becomes readable when it ends."""
+    """A running scheduler process; of several pipeline stages, each has one.
 
-    def __init__(self, *, engine_kwargs: dict[str, Any], folder: Path, base_url: str) -> None:
+    `pidfd` becomes readable when it ends.
+    """
+
+    def __init__(
+        self, *, engine_kwargs: dict[str, Any], folder: Path, base_url: str, stage: int = 0
+    ) -> None:
+        self.stage = stage
         # -P: the current folder is the user's, and no place to import modules from.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE
@@ -29,6 +35,7 @@ class SchedulerChild:
             "folder": str(folder),
             "base_url": base_url,
             "parent": os.getpid(),
+            "stage": stage,
         }
         stdin = self._process.stdin
         assert stdin is not None, "asked for with PIPE"

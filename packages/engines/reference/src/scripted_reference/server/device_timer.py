@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
 from scripted_reference.server.own_time import OwnTime
 
-if TYPE_CHECKING:
-    from scripted_reference.models.base import BatchResult
-
-    Forward = Callable[[], BatchResult]
+_T = TypeVar("_T")
 
 
 class DeviceTimer(Protocol):
@@ -21,7 +18,7 @@ class DeviceTimer(Protocol):
         """The clock of the time of which forwards have a share."""
         ...
 
-    def run(self, forward: Forward) -> tuple[BatchResult, int]:
+    def run(self, forward: Callable[[], _T]) -> tuple[_T, int]:
         """Run a forward, and return its result and the nanoseconds that the device was at it."""
         ...
 
@@ -36,7 +33,7 @@ class HostTimer:
         """The thread's own time."""
         return self._clock_ns()
 
-    def run(self, forward: Forward) -> tuple[BatchResult, int]:
+    def run(self, forward: Callable[[], _T]) -> tuple[_T, int]:
         """The thread's own time in the call."""
         begun_ns = self._clock_ns()
         result = forward()
@@ -60,7 +57,7 @@ class CudaTimer:
         """Wall time."""
         return time.perf_counter_ns()
 
-    def run(self, forward: Forward) -> tuple[BatchResult, int]:
+    def run(self, forward: Callable[[], _T]) -> tuple[_T, int]:
         """The time between two events in the stream."""
         self._begin.record(self._stream)
         result = forward()

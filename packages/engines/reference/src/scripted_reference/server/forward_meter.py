@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from scripted_reference.models.base import BatchResult, KvStorage, Model
+from scripted_reference.pp.models import StageModel
+from scripted_reference.pp.stage import Hidden
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.server.device_timer import DeviceTimer
+
+_T = TypeVar("_T")
 
 WINDOW_FORWARDS = 40
 """Forwards in a window, as many as decode steps between two log lines of SGLang."""
@@ -43,7 +48,7 @@ class ForwardMeter:
         self._forwards = 0
         self._tokens = 0
 
-    def timed(self, forward: Callable[[], BatchResult]) -> BatchResult:
+    def timed(self, forward: Callable[[], _T]) -> _T:
         """Run one forward and count its time."""
         if self._window_begun_ns is None:
             self._open_window(self._clock_ns())
@@ -121,3 +126,8 @@ class MeteredModel:
     def forward(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a prepared batch."""
         return self._meter.timed(lambda: self._model.forward(batch))
+
+    def forward_stage(self, batch: ScheduleBatch, hidden: Hidden) -> Hidden | BatchResult:
+        """Compute the layers of one pipeline stage."""
+        stage: StageModel = self._model  # type: ignore[assignment]
+        return self._meter.timed(lambda: stage.forward_stage(batch, hidden))

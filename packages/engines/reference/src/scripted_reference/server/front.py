@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Front:
     base_url: str
     folder: Path
     is_private_folder: bool
-    child: SchedulerChild
+    children: Sequence[SchedulerChild]
     stop: StopFlag
 
     async def serve(self) -> bool:
@@ -60,21 +61,26 @@ class Front:
             loop.add_signal_handler(number, told.set)
         if self.stop.is_set:
             told.set()
-        loop.add_reader(self.child.pidfd, ended.set)
+        gone: list[SchedulerChild] = []
+        for child in self.children:
+            loop.add_reader(child.pidfd, _note_end, child, gone, ended)
         client = SchedulerClient(Endpoints(self.folder))
         waiting = [asyncio.create_task(event.wait()) for event in (told, ended)]
         receiving = asyncio.create_task(client.receive_forever())
         try:
             await self._serve(client, stop=[*waiting, receiving])
         finally:
-            loop.remove_reader(self.child.pidfd)
+            for child in self.children:
+                loop.remove_reader(child.pidfd)
             for task in (*waiting, receiving):
                 task.cancel()
             client.close()
         if receiving.done() and not receiving.cancelled():
             receiving.result()
         if ended.is_set() and not told.is_set():
-            complain(f"the scheduler process (pid {self.child.pid}) {self.child.describe_end()}")
+            first = gone[0]
+            which = "scheduler process" if len(self.children) == 1 else f"stage pp{first.stage}"
+            complain(f"the {which} (pid {first.pid}) {first.describe_end()}")
             return False
         return True
 
@@ -125,6 +131,13 @@ class Front:
         except OSError as error:  # two sockets may have one port until one of them listens
             host, port = self.listener.getsockname()[:2]
             raise cannot_serve(error, host=host, port=port) from error
+
+
+def _note_end(child: SchedulerChild, gone: list[SchedulerChild], ended: asyncio.Event) -> None:
+    """A scheduler process has ended; the first one is the cause, and the others end with it."""
+    if child not in gone:
+        gone.append(child)
+    ended.set()
 
 
 def application(context: FrontContext) -> web.Application:

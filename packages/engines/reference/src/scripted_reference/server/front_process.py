@@ -78,7 +78,10 @@ def _run(
     try:
         # Ctrl-C in a terminal goes to both: the scheduler takes it when it can do so in order.
         with stop_signals_blocked():
-            child = SchedulerChild(engine_kwargs=kwargs, folder=folder, base_url=base_url)
+            children = [
+                SchedulerChild(engine_kwargs=kwargs, folder=folder, base_url=base_url, stage=stage)
+                for stage in range(args.pp_size)
+            ]
         try:
             import asyncio
 
@@ -90,7 +93,7 @@ def _run(
                 base_url=base_url,
                 folder=folder,
                 is_private_folder=session is None,
-                child=child,
+                children=children,
                 stop=stop,
             )
             return asyncio.run(front.serve())
@@ -101,7 +104,8 @@ def _run(
             return False
         finally:
             stop.install()  # the event loop has put back what is Python's default
-            child.stop(grace_s=_STOP_GRACE_S)
+            for child in children:
+                child.stop(grace_s=_STOP_GRACE_S)
     finally:
         if session is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from scripted_core.wire.address import SessionAddress, address_from_env
@@ -22,14 +22,25 @@ from scripted_reference.server.process import (
     take_stop_signals,
 )
 
+if TYPE_CHECKING:
+    import zmq
+
+    from scripted_reference.args import ServerArgs
+    from scripted_reference.engine import Engine
+    from scripted_reference.server.adapter import ServerAdapter
+
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What the front says first. `parent` is its pid, `folder` where the sockets belong."""
+    """What the front says first. `parent` is its pid, `folder` where the sockets belong.
+
+    With several pipeline stages each has a process; the front talks to that of stage 0.
+    """
 
     engine_kwargs: dict[str, Any]
     folder: str
     base_url: str
     parent: int
+    stage: int = 0
 
 
 def main() -> None:
@@ -39,20 +50,29 @@ def main() -> None:
     die_with(start.parent)
     address = address_from_env(os.environ)
     if address is not None:
-        address.announce("scheduler")
-    with _reporting(address):
-        _serve(start, in_session=address is not None)
+        address.announce(_role(start))
+    with _reporting(address, role=_role(start)):
+        if start.stage == 0:
+            _serve(start, in_session=address is not None)
+        else:
+            _follow(start, in_session=address is not None)
+
+
+def _role(start: Start) -> str:
+    """What this process is called where its end is told of."""
+    several = (start.engine_kwargs.get("pp_size") or 1) != 1
+    return f"scheduler pp{start.stage}" if several else "scheduler"
 
 
 @contextlib.contextmanager
-def _reporting(address: SessionAddress | None) -> Iterator[None]:
+def _reporting(address: SessionAddress | None, *, role: str) -> Iterator[None]:
     """In a session, tell the test side at once of an exception that ends this process."""
     if address is None:
         yield
         return
     from scripted_hook.crash import reporting
 
-    with reporting(address, rank="scheduler"):
+    with reporting(address, rank=role):
         yield
 
 
@@ -66,22 +86,38 @@ def _complaining() -> Iterator[None]:
         sys.exit(1)
 
 
+def _build(start: Start, args: ServerArgs, context: zmq.Context[Any]) -> Engine:
+    """The engine of this process: all of it, or one pipeline stage that has met the others."""
+    from scripted_reference.engine import Engine
+
+    if args.pp_size == 1:
+        return Engine(args)
+    from scripted_reference.pp.engine import stages_of
+    from scripted_reference.pp.processes import StageEngine
+    from scripted_reference.pp.sockets import SocketLink
+
+    stage = stages_of(args)[start.stage]
+    link = SocketLink(context, folder=Path(start.folder), stage=stage)
+    engine = StageEngine(args, stage=stage, link=link)
+    link.meet()
+    return engine
+
+
 def _serve(start: Start, *, in_session: bool) -> None:
     import zmq
     from scripted_hook import ScriptedTokenizerRecvProxy, maybe_init_scripted_scheduler_hook
 
-    from scripted_reference.engine import Engine
     from scripted_reference.engine_kwargs import parse_engine_kwargs
     from scripted_reference.server import wire
     from scripted_reference.server.adapter import ServerAdapter
     from scripted_reference.server.event_loop import EventLoop
     from scripted_reference.server.inbox import Belonging, FrontSocket
 
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with _complaining():
         args = parse_engine_kwargs(start.engine_kwargs)
-        engine = Engine(args)
+        engine = _build(start, args, context)
     endpoints = wire.Endpoints(Path(start.folder))
-    context = zmq.Context()
     requests, outputs = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     for socket, endpoint in ((requests, endpoints.requests), (outputs, endpoints.outputs)):
         wire.unlimited(socket)
@@ -101,7 +137,8 @@ def _serve(start: Start, *, in_session: bool) -> None:
     take_stop_signals()
     adapter: ServerAdapter | None = None
     if in_session:
-        adapter = ServerAdapter(
+        make_adapter = ServerAdapter if args.pp_size == 1 else _driver_adapter()
+        adapter = make_adapter(
             engine, inbox=inbox, belonging=belonging, base_url=start.base_url, args=args
         )
         with _complaining():
@@ -119,6 +156,37 @@ def _serve(start: Start, *, in_session: bool) -> None:
     if adapter is not None:
         adapter.close()
     context.destroy(linger=0)
+
+
+def _driver_adapter() -> type[ServerAdapter]:
+    from scripted_reference.pp.processes import DriverAdapter
+
+    return DriverAdapter
+
+
+def _follow(start: Start, *, in_session: bool) -> None:
+    import zmq
+    from scripted_hook import maybe_init_scripted_scheduler_hook
+
+    from scripted_reference.engine_kwargs import parse_engine_kwargs
+    from scripted_reference.pp.processes import FollowerAdapter, FollowerLoop, StageEngine
+
+    on_stop_signal(_end_at_once)
+    take_stop_signals()
+    with _complaining():
+        engine = _build(start, parse_engine_kwargs(start.engine_kwargs), zmq.Context())
+    assert isinstance(engine, StageEngine), "only a pipeline has followers"
+    adapter = FollowerAdapter(engine)
+    hook = None
+    if in_session:
+        hook = maybe_init_scripted_scheduler_hook(engine.scheduler, adapter=adapter)
+    gc.collect()
+    gc.freeze()
+    FollowerLoop(engine, adapter=adapter, hook=hook).run()
+
+
+def _end_at_once() -> None:
+    os._exit(0)  # it may be waiting for another stage, and has nothing to put away
 
 
 if __name__ == "__main__":
