@@ -16,7 +16,7 @@ from scripted_registry.ci.manifest import read_manifest
 from scripted_registry.ci.pipeline_jobs import PipelineJob, pipeline_jobs
 from scripted_registry.ci.settings import read_settings
 
-register_cpu_ci(est_time=90, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=95, stage="unit", runner_config="cpu")
 
 ROOT = Path(__file__).parents[2]
 JOBS = list(pipeline_jobs(read_manifest(ROOT / "ci/manifest.json"), read_settings(ROOT)))

@@ -11,7 +11,7 @@ from scripted_registry.ci import register_cpu_ci
 from scripted_registry.ci.partition import Job, Shard, lower_bound_s, partition
 from scripted_registry.ci.timings import read_timings
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
 
 RECORDED = Path(__file__).parents[2] / "ci" / "timings.json"
 GROUPS = ["a", "b", "c", None]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=25, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=40, stage="unit", runner_config="cpu")
 
 FILES = ("ci/manifest.json", ".github/workflows/stages.yml", "ci/buildkite.yml")
 ROOT = Path(__file__).parents[2]

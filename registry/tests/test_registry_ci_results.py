@@ -20,7 +20,7 @@ from scripted_registry.ci.timings import (
     write_timings,
 )
 
-register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
 A = "tests/test_a.py::test_1"
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from scripted_registry.ci import cli, register_cpu_ci
 
-register_cpu_ci(est_time=40, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=55, stage="unit", runner_config="cpu")
 
 SIX = """
     import os, pathlib, pytest

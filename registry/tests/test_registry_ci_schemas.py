@@ -12,7 +12,7 @@ import yaml
 from scripted_registry.ci import register_cpu_ci
 
 pytest.importorskip("check_jsonschema", reason="needs check-jsonschema, which has the schemas")
-register_cpu_ci(est_time=15, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=9, stage="unit", runner_config="cpu")
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ".github/workflows/stages.yml"

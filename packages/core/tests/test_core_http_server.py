@@ -30,7 +30,7 @@ from scripted_core.sessions.startup import SilenceWatch
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=15, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=20, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 ROOT = Path(__file__).parents[3]
 STDLIB = frozenset(sys.stdlib_module_names) | {"__future__"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=5, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=8, stage="unit", runner_config="cpu")
 
 pytest_plugins = ["pytester"]
 

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=20, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=25, stage="unit", runner_config="cpu")
 
 pytest_plugins = ["pytester"]
 

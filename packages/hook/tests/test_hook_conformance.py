@@ -14,7 +14,7 @@ from scripted_hook import ScriptedSchedulerHook
 from scripted_registry import EngineConfig, EngineMode, EngineSpec, hookimpl
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
 
 KWARGS = {"chunked_prefill_size": 16, "context_length": 128}
 

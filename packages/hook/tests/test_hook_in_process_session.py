@@ -23,7 +23,7 @@ from scripted_hook import ScriptedSchedulerHook
 from scripted_registry import EngineMode, EngineSpec, hookimpl
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
 SCRIPTED_API = 1
 

@@ -9,7 +9,7 @@ from scripted_hook.generate_client import finish_reason_of, generate_payload
 from scripted_hook.ledger import Ledger
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="unit", runner_config="cpu")
 
 DONE = FinishReason(FinishKind.LENGTH)
 

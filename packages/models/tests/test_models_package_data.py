@@ -23,7 +23,7 @@ from scripted_models.training.facts import HELD_OUT_FACTS
 from scripted_models.training.text import Mixture, write_document
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="unit", runner_config="cpu")
 
 LARGEST_BYTES = {"tiny": 4_000_000, "tiny-draft": 1_000_000}
 

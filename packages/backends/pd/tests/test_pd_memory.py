@@ -14,7 +14,7 @@ from scripted_chunked import advance_to_decode_step, run_until_all_finished, run
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=4, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="pd", runner_config="cpu")
 
 _KWARGS = pair_kwargs(page_size=4)
 _SMALL_DECODE = pair_kwargs(

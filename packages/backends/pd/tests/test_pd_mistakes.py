@@ -22,7 +22,7 @@ from scripted_reference.pd.rooms import Room, RoomState
 from scripted_reference.pd.transfer import KvTransfer
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=4, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=1, stage="pd", runner_config="cpu")
 
 _KWARGS = pair_kwargs(page_size=4)
 _PROMPTS = (Prompt(250, seed=1), Prompt(90, seed=2), Prompt(130, seed=3))

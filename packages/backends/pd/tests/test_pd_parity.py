@@ -12,7 +12,7 @@ from scripted_core import InProcessSession
 from scripted_core.errors import ExhaustError
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=12, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=40, stage="pd", runner_config="cpu")
 
 _PROMPTS = (
     Prompt(20, seed=1, shared=100),

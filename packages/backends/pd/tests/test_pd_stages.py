@@ -17,7 +17,7 @@ from scripted_core.errors import ConfigError
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=8, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=9, stage="pd", runner_config="cpu")
 
 pytestmark = pytest.mark.scripted_requires("pd_prefill", "pd_decode")
 

@@ -15,7 +15,7 @@ from scripted_core.errors import ConfigError
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="pd", runner_config="cpu")
 
 _KWARGS = pair_kwargs(page_size=4)
 pytestmark = [

@@ -15,7 +15,7 @@ from scripted_core.errors import StepsExhausted
 from scripted_registry import get_plugin_manager
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="pp", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="pp", runner_config="cpu")
 
 pytestmark = [
     pytest.mark.scripted(**pipeline_kwargs()),

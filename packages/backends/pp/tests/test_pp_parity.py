@@ -15,7 +15,7 @@ from scripted_core import InProcessSession
 from scripted_core.errors import ConfigError
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=6, stage="pp", runner_config="cpu")
+register_cpu_ci(est_time=20, stage="pp", runner_config="cpu")
 
 _needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"

@@ -17,7 +17,7 @@ from scripted_chunked import (
 from scripted_core.views import RequestStatus
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=4, stage="pp", runner_config="cpu")
+register_cpu_ci(est_time=5, stage="pp", runner_config="cpu")
 register_cpu_ci(est_time=60, stage="pp-sglang", runner_config="cpu")
 
 pytestmark = [

@@ -20,7 +20,7 @@ from scripted_chunked import (
 from scripted_core.views import ForwardMode, RequestStatus
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="pp", runner_config="cpu")
+register_cpu_ci(est_time=8, stage="pp", runner_config="cpu")
 
 pytestmark = [
     pytest.mark.scripted_requires("pp", "sglang_names"),

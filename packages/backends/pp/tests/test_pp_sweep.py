@@ -7,7 +7,7 @@ from scripted_backend_pp import CHUNK_TOKENS, deep_pipeline_kwargs, require_rank
 from scripted_chunked import require_at_rest, run_until_all_finished, settle, undisturbed_output
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="pp", runner_config="cpu")
+register_cpu_ci(est_time=5, stage="pp", runner_config="cpu")
 
 pytestmark = [
     pytest.mark.scripted(**deep_pipeline_kwargs()),

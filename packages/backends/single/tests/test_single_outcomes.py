@@ -14,7 +14,7 @@ from scripted_core.sessions.base import make_config, start_session
 from scripted_registry import PluginNotFound
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="single", runner_config="cpu")
+register_cpu_ci(est_time=4, stage="single", runner_config="cpu")
 register_cpu_ci(est_time=25, stage="single-sglang", runner_config="cpu")
 
 pytestmark = pytest.mark.scripted(**single_device_kwargs())

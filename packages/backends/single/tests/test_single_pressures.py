@@ -27,7 +27,7 @@ from scripted_chunked import run_until_all_finished
 from scripted_core.errors import ConfigError
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="single", runner_config="cpu")
+register_cpu_ci(est_time=3, stage="single", runner_config="cpu")
 register_cpu_ci(est_time=40, stage="single-sglang", runner_config="cpu")
 
 pytestmark = pytest.mark.scripted(**single_device_kwargs())

@@ -9,7 +9,7 @@ from scripted_backend_single import engine_axes, flush, settle, single_device_kw
 from scripted_chunked import advance_to_decode_step, run_until_finished
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="single", runner_config="cpu")
+register_cpu_ci(est_time=15, stage="single", runner_config="cpu")
 register_cpu_ci(est_time=120, stage="single-sglang", runner_config="cpu")
 
 pytestmark = [

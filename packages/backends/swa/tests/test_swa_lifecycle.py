@@ -16,7 +16,7 @@ from scripted_chunked import (
 from scripted_core.views import RequestStatus
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=4, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=7, stage="swa", runner_config="cpu")
 register_cpu_ci(est_time=60, stage="swa-sglang", runner_config="cpu")
 
 pytestmark = [

@@ -16,7 +16,7 @@ from scripted_core.errors import StepsExhausted
 from scripted_registry import get_plugin_manager
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=1, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=2, stage="swa", runner_config="cpu")
 
 pytestmark = [
     pytest.mark.scripted(**sliding_window_kwargs()),

@@ -14,7 +14,7 @@ from scripted_chunked import flush, run_until_all_finished, warmup_radix
 from scripted_core import InProcessSession
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=5, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=35, stage="swa", runner_config="cpu")
 
 _needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"

@@ -20,7 +20,7 @@ from scripted_chunked import (
 from scripted_core.views import RequestStatus
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=2, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=5, stage="swa", runner_config="cpu")
 register_cpu_ci(est_time=25, stage="swa-sglang", runner_config="cpu")
 
 pytestmark = [

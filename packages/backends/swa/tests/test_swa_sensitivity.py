@@ -10,7 +10,7 @@ from scripted_backend_swa import WINDOW_TOKENS, sliding_window_kwargs, trained_w
 from scripted_chunked import advance_to_decode_step, run_until_finished
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=20, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=50, stage="swa", runner_config="cpu")
 
 _needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"

@@ -24,7 +24,7 @@ from scripted_chunked import (
 )
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=3, stage="swa", runner_config="cpu")
+register_cpu_ci(est_time=6, stage="swa", runner_config="cpu")
 register_cpu_ci(est_time=30, stage="swa-sglang", runner_config="cpu")
 
 pytestmark = [
