@@ -30,6 +30,7 @@ from scripted_sglang.launch import (
 from scripted_sglang.probes import TESTED_VERSIONS, describe_installation, installed_version
 from scripted_sglang.tiny_model import (
     SMALL_MODEL,
+    SMALL_SWA_MODEL,
     WINDOW_MODEL,
     WINDOW_TOKENS,
     write_tiny_model,
@@ -69,6 +70,8 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     wanted_env = _given_env(given.pop("env", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
     kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
+    if kwargs["model_path"] == SMALL_SWA_MODEL:
+        kwargs["model_path"] = WINDOW_MODEL
     prepare = None
     if kwargs["model_path"] in (SMALL_MODEL, WINDOW_MODEL):
         window_tokens = None

@@ -31,6 +31,8 @@ EOS_TOKEN_ID: Final = SPECIAL_TOKENS.index("<eos>")
 SMALL_MODEL: Final = "Qwen/Qwen3-0.6B"
 # The same with sliding windows of so many tokens in one of its layers.
 WINDOW_MODEL: Final = "tiny-swa"
+# The portable name of "a small model with sliding windows" in scripts.
+SMALL_SWA_MODEL: Final = "scripted/small-swa"
 WINDOW_TOKENS: Final = 32
 
 _STAMP: Final = "scripted_tiny_model.json"
