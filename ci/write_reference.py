@@ -1,7 +1,7 @@
 """`docs/reference.md` and `docs/hooks.md`, written from the packages themselves: `hatch run reference`.
 
-Whatever is public is in them: commands with their options, pytest's options, ini keys, markers and fixtures,
-every hook and every name that a package exports. With `--check` nothing is written, and a page
+Whatever is public is in them: commands with their options, pytest's options, ini keys, markers and
+fixtures, every hook and every name that a package exports. With `--check` nothing is written, and a page
 that is not what would be written is an error.
 """
 
@@ -129,7 +129,8 @@ def public_names() -> Iterator[str]:
         names = [name for name in getattr(module, "__all__", ()) if not name.startswith("__")]
         if not names:
             continue
-        yield f"### `{module_name}`\n\n{first_paragraph(module, module_name)}\n\n| name | is |\n|---|---|"
+        yield f"### `{module_name}`\n\n{first_paragraph(module, module_name)}\n"
+        yield "| name | is |\n|---|---|"
         for name in sorted(names, key=str.lower):
             yield f"| `{name}` | {_about(getattr(module, name), f'{module_name}.{name}')} |"
         yield ""
@@ -169,14 +170,15 @@ def _spec_of(function: Any) -> Any:
 
 PAGES = {
     "reference.md": (
-        "# Reference\n\n{written}\n\nCommands, pytest's options and every public name. What the calls of a script mean is in "
-        "[semantics.md](semantics.md), errors are in [errors.md](errors.md), hooks in [hooks.md](hooks.md).\n\n"
+        "# Reference\n\n{written}\n\nCommands, pytest's options and every public name. "
+        "What the calls of a script mean is in [semantics.md](semantics.md), errors are in "
+        "[errors.md](errors.md), hooks in [hooks.md](hooks.md).\n\n"
         "## Commands\n\n{commands}\n## pytest\n\n{pytest}\n\n## Public names\n\n{names}"
     ),
     "hooks.md": (
-        "# Hooks\n\n{written}\n\nA plugin implements a hook by a function of its name, marked with `scripted_registry.hookimpl`, "
-        "that takes those of the arguments that it needs, by their names. Where to put it is in "
-        "[authors.md](authors.md).\n\n{hooks}"
+        "# Hooks\n\n{written}\n\nA plugin implements a hook by a function of its name, marked with "
+        "`scripted_registry.hookimpl`, that takes those of the arguments that it needs, by "
+        "their names. Where to put it is in [authors.md](authors.md).\n\n{hooks}"
     ),
 }
 
