@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket
 import time
+import weakref
 from typing import Any, NoReturn
 
 import zmq
@@ -82,6 +83,8 @@ class GateConnection:
         self._dealer.curve_publickey = key.public.encode()
         self._dealer.curve_secretkey = key.secret.encode()
         self._monitor = self._dealer.get_monitor_socket()
+        # Also when it is dropped without a word: the context of open sockets waits for ever.
+        self._close = weakref.finalize(self, _close_all, self._dealer, self._monitor, self._context)
         self._dealer.connect(str(TcpAddress(number, address.port)))
 
     def await_handshake(self, *, timeout_s: float) -> None:
@@ -158,10 +161,14 @@ class GateConnection:
 
     def close(self) -> None:
         """Close all; safe to call twice."""
-        if self._dealer.closed:
-            return
-        with contextlib.suppress(zmq.ZMQError):
-            self._dealer.disable_monitor()
-        self._monitor.close(linger=0)
-        self._dealer.close()
-        self._context.term()
+        self._close()
+
+
+def _close_all(
+    dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes], context: zmq.Context[Any]
+) -> None:
+    with contextlib.suppress(zmq.ZMQError):
+        dealer.disable_monitor()
+    monitor.close(linger=0)
+    dealer.close()
+    context.term()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import weakref
+from typing import Any, Protocol
 
 import zmq
 
@@ -56,6 +57,10 @@ class TestSideChannel:
         ):
             socket.linger = 0
             socket.bind(endpoint)
+        # Also when it is dropped without a word: the context of open sockets waits for ever.
+        self._close = weakref.finalize(
+            self, _close_all, self._context, self._pair, self._oob, self._steps
+        )
 
     def send(self, message: Message) -> None:
         """Send to the driver rank."""
@@ -80,10 +85,13 @@ class TestSideChannel:
 
     def close(self) -> None:
         """Close all; safe to call twice."""
-        self._pair.close()
-        self._oob.close()
-        self._steps.close()
-        self._context.term()
+        self._close()
+
+
+def _close_all(context: zmq.Context[Any], *sockets: zmq.Socket[bytes]) -> None:
+    for socket in sockets:
+        socket.close()
+    context.term()
 
 
 class EngineSideChannel:

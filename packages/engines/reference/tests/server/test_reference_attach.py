@@ -317,3 +317,16 @@ def test_the_end_of_the_engine_is_seen_at_once(
     session.shutdown()
     server.process.wait(10)
     assert all(proc_state(pid) == "gone" or proc_state(pid)[0] in "ZX" for pid in session.pids)
+
+
+def test_an_attachment_that_is_dropped_without_a_word_ends(elsewhere: Any) -> None:
+    import gc
+
+    session = elsewhere.attach()
+    session.execute_script(finishes_a_request)
+    del session
+    begun = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - begun < 3.0
+    with elsewhere.attach(wait_s=5.0) as again:
+        again.execute_script(finishes_a_request)
