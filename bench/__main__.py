@@ -83,8 +83,10 @@ def _reference(only: str, notes: Console) -> list[Result]:
 
 
 def _sglang(parts: Sequence[Part], only: str, notes: Console, *, long: bool) -> list[Result]:
+    from bench.servers import end_orderly
     from bench.sglang import measure
 
+    end_orderly()
     return measure(
         parts,
         report=lambda text: notes.print(text, markup=False, soft_wrap=True),

@@ -43,7 +43,7 @@ from bench.free_running import (
     median_of,
 )
 from bench.server_times import Plan, measure_server
-from bench.servers import hold_still, let_go_on
+from bench.servers import end_orderly, hold_still, let_go_on
 
 READY: Final = "ready"
 CONTEXT_TOKENS: Final = 4096
@@ -63,6 +63,7 @@ LAYERS_OF_0_6B: Final[dict[str, int]] = {
 
 def main() -> None:
     """Start, say so, wait for the word, measure, and write the figures."""
+    end_orderly()
     what, out, *given = sys.argv[1:]
     kwargs = {name: json.loads(value) for name, _, value in (text.partition("=") for text in given)}
     with tempfile.TemporaryDirectory(prefix="scripted-gpu-") as folder:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -21,7 +22,18 @@ SHUTDOWN: Final = "shutdown"
 
 
 def main() -> None:
-    """Start SGLang's harness with the given engine arguments, and do what is asked."""
+    """Do what is asked until nobody asks any more, and leave no server behind."""
+    try:
+        _serve()
+    except Exception:  # nobody reads an answer any more, or the server did not start
+        traceback.print_exc()
+    finally:
+        # This process leads a group of its own, in which the server's processes are.
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _serve() -> None:
+    """Start SGLang's harness with the given engine arguments, and answer each line."""
     # What the server prints to standard output is not an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -40,7 +52,7 @@ def main() -> None:
             start = time.perf_counter()
             server.shutdown()
             answer([time.perf_counter() - start])
-            return
+            continue
         try:
             answer(
                 measure_block(
@@ -50,8 +62,6 @@ def main() -> None:
             )
         except Exception:  # whatever its scripts raise is an answer
             answer([], traceback.format_exc(limit=-3))
-    # Nobody asks any more. Whoever started this process ends its group, the server included.
-    os._exit(0)
 
 
 if __name__ == "__main__":

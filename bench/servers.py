@@ -46,6 +46,15 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def end_orderly() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that the servers it holds still end with it."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def group_of(leader: int) -> list[int]:
     """The processes whose process group is that of ``leader``."""
     found = []
