@@ -17,6 +17,7 @@ from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 from scripted_sglang import _compat
 from scripted_sglang._compat import needs, pinned_memory, torch_native
+from scripted_sglang._compat.needs import Place
 from scripted_sglang.adapter import SglangAdapter
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
@@ -222,6 +223,7 @@ def register(address: SessionAddress) -> None:
     package = source_folder()
     assert package is not None, "SGLang is running"
     process = SchedulerProcess(address)
+    registered: list[tuple[Place, Callable[..., Any]]] = []
     for need, function, kind in (
         (needs.RUN_EVENT_LOOP, process.run_event_loop, HookType.AROUND),
         (needs.RECV_REQUESTS, process.before_receive, HookType.BEFORE),
@@ -238,6 +240,7 @@ def register(address: SessionAddress) -> None:
         (needs.ABORT_REQUEST, process.after_abort_request, HookType.AFTER),
         (needs.IS_FULLY_IDLE, process.is_fully_idle, HookType.AROUND),
         (needs.SESSION_HELD_TOKENS, process.add_held_tokens, HookType.AFTER),
+        (needs.SESSION_HELD_FULL_TOKENS, process.add_held_tokens, HookType.AFTER),
         (needs.SESSION_HELD_SWA_TOKENS, process.add_held_swa_tokens, HookType.AFTER),
         (needs.SESSION_HELD_REQ_COUNT, process.add_held_rows, HookType.AFTER),
         (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
@@ -246,7 +249,9 @@ def register(address: SessionAddress) -> None:
     ):
         place = find_place(package, need)
         if place is not None:
-            HookRegistry.register(place.dotted, function, kind)
+            if (place, function) not in registered:  # two needs may have one place
+                HookRegistry.register(place.dotted, function, kind)
+            registered.append((place, function))
         elif need.required:
             raise EngineError(
                 f"this SGLang has no {need.name}, which is hooked for: {need.purpose}",

@@ -130,6 +130,13 @@ SESSION_HELD_TOKENS: Final = Need(
     "exhaust_kv: SGLang's leak check ends the scheduler",
     required=False,
 )
+# Of a hybrid model, 0.5.20 asks for this one instead. Where it is not there, it is the one above again.
+SESSION_HELD_FULL_TOKENS: Final = Need(
+    (*_in_pool_stats("session_held_full_tokens"), *_in_pool_stats("session_held_tokens")),
+    SESSION_HELD_TOKENS.purpose,
+    SESSION_HELD_TOKENS.loses,
+    required=False,
+)
 SESSION_HELD_SWA_TOKENS: Final = Need(
     _in_pool_stats("session_held_swa_tokens"),
     "declare held pages of sliding windows to SGLang's leak check",
@@ -179,6 +186,7 @@ HOOKS: Final = (
     ABORT_REQUEST,
     IS_FULLY_IDLE,
     SESSION_HELD_TOKENS,
+    SESSION_HELD_FULL_TOKENS,
     SESSION_HELD_SWA_TOKENS,
     SESSION_HELD_REQ_COUNT,
     WINDOW_EXTEND,
