@@ -75,6 +75,19 @@ def test_a_flush_is_refused(t, stages):
     yield from _at_rest(t)
 
 
+def test_a_flush_is_refused_before_anything_is_cached(t, stages):
+    expected = yield from undisturbed_output(t, prompt_len=30, seed=5, max_new_tokens=_NEW_TOKENS)
+    r = t.start_req(prompt_len=30, seed=5, max_new_tokens=_NEW_TOKENS, ignore_eos=True)
+    while not t.batch_log or r.rid not in t.batch_log[-1].rids:
+        yield
+    receipt = t.flush_cache()
+    yield
+    assert receipt.ok is False, "its prompt is in flight, and no queue has it"
+    yield from run_until_finished(r)
+    assert r.output_ids == expected
+    yield from _at_rest(t)
+
+
 def test_an_abort_reaches_it(t, stages):
     r = yield from _launch(t)
     t.abort(r)

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 import typer
-from scripted_reference.args import ServerArgs
 from scripted_reference.engine import Engine
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.faults import measure
 from scripted_reference.faults.__main__ import main
 from scripted_reference.faults.catalogue import FAULTS
+from scripted_reference.faults.fault import Area, FaultNotHere
 from scripted_reference.faults.measure import Finding
 from scripted_reference.faults.portable import PortableScript, portable_scripts
 from scripted_reference.faults.table import BEGIN, written_into
 from scripted_reference.faults.trial import Alarm, AlarmKind, Variant, try_out
+from scripted_reference.in_process import make_engine
 from scripted_registry.ci import register_cpu_ci
 from scripted_registry.errors import ConfigError
 
 register_cpu_ci(est_time=9, stage="reference", runner_config="cpu")
 
 _ROOT = Path(__file__).parents[4]
-_SCRIPTS = _ROOT / "packages" / "backends" / "single" / "tests"
 _DOCS = _ROOT / "docs" / "faults.md"
 _FOUND_BY = measure.load()
 _FOUND = [name for name, found in _FOUND_BY.items() if found]
@@ -32,7 +32,8 @@ _FOUND = [name for name, found in _FOUND_BY.items() if found]
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, PortableScript]:
-    return {script.name: script for script in portable_scripts(_SCRIPTS)}
+    folders = dict.fromkeys(area.scripts for area in Area)
+    return {script.name: script for one in folders for script in portable_scripts(_ROOT / one)}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_the_table_is_what_was_measured():
 
 def test_each_fault_replaces_one_method_of_a_part_of_the_engine():
     for name, fault in FAULTS.items():
-        engine = Engine(ServerArgs(inject_fault=name, max_total_tokens=64))
+        given = {"max_total_tokens": 512, **fault.area.engine_kwargs, "inject_fault": name}
+        engine, _ = make_engine(parse_engine_kwargs(given))
         assert engine.server_args.inject_fault == name
         method = fault.place.partition(".")[2]
         assert getattr(fault.base, method) is not getattr(fault.variant, method)
@@ -91,6 +93,14 @@ def test_a_fault_breaks_every_replica_of_its_engine_and_no_other_engine():
     sound = Engine(parse_engine_kwargs({"dp_size": 2}))
     assert {type(one.tree_cache) for one in broken.schedulers} == {fault.variant}
     assert {type(one.tree_cache) for one in sound.schedulers} == {fault.base}
+
+
+def test_a_fault_breaks_every_stage_and_not_an_engine_without_that_part():
+    fault = FAULTS["retract-misses-slots"]
+    broken, _ = make_engine(parse_engine_kwargs({"inject_fault": fault.name, "pp_size": 3}))
+    assert [type(one.departures) for one in broken.all_schedulers()] == [fault.variant] * 3
+    with pytest.raises(FaultNotHere, match="no part of this engine is a PipelineDepartures"):
+        make_engine(parse_engine_kwargs({"inject_fault": fault.name}))
 
 
 def test_an_engine_without_a_fault_does_not_even_import_them():

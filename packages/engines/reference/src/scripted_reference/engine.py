@@ -104,6 +104,10 @@ class Engine:
         for scheduler in self.schedulers:
             scheduler.run_iteration()
 
+    def all_schedulers(self) -> tuple[Scheduler, ...]:
+        """Return every scheduler in this process: here one for each replica."""
+        return self.schedulers
+
     def extra_parts(self) -> tuple[object, ...]:
         """Return what an engine consists of beside its schedulers, for faults to be put into."""
         return ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,7 +21,7 @@ from scripted_registry.errors import ConfigError
 from scripted_reference.faults import measure
 from scripted_reference.faults.catalogue import FAULTS, fault_named
 from scripted_reference.faults.measure import FalseAlarm, Finding, Findings
-from scripted_reference.faults.portable import DEFAULT_FOLDER, portable_scripts
+from scripted_reference.faults.portable import portable_scripts
 from scripted_reference.faults.table import DOCS_FILE, written_into
 from scripted_reference.faults.trial import Variant, variants
 
@@ -41,8 +41,9 @@ def main(
         bool, typer.Option("--write-docs", help=f"Write the table of {DOCS_FILE}.")
     ] = False,
     scripts: Annotated[
-        Path, typer.Option(help="The scripts: a file or a folder.")
-    ] = DEFAULT_FOLDER,
+        Path | None,
+        typer.Option(help="The scripts: a file or a folder. Default: those of each fault's area."),
+    ] = None,
     scripts_each: Annotated[
         int, typer.Option(min=1, help="Stop looking for a fault when so many scripts found it.")
     ] = measure.SCRIPTS_EACH,
@@ -59,8 +60,14 @@ def main(
             raise ConfigError(
                 f"there is no {DOCS_FILE} here", hint="run it from the root of the repository"
             )
-        runs = list(variants(portable_scripts(scripts)))
-        findings, alarms = _measure(names, runs, scripts_each=scripts_each)
+        folder_of = {name: scripts or FAULTS[name].area.scripts for name in names}
+        runs = {
+            folder: list(variants(portable_scripts(folder)))
+            for folder in dict.fromkeys(folder_of.values())
+        }
+        runs_of = {name: runs[folder] for name, folder in folder_of.items()}
+        everything = [run for some in runs.values() for run in some]
+        findings, alarms = _measure(runs_of, everything, scripts_each=scripts_each)
         if write_docs:
             document = written_into(DOCS_FILE.read_text(encoding="utf-8"), findings)
             DOCS_FILE.write_text(document, encoding="utf-8")
@@ -73,15 +80,15 @@ def main(
 
 
 def _measure(
-    names: Sequence[str], runs: Sequence[Variant], *, scripts_each: int
+    runs_of: Mapping[str, Sequence[Variant]], everything: Sequence[Variant], *, scripts_each: int
 ) -> tuple[Findings, list[FalseAlarm]]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        sound = progress.add_task("without a fault", total=len(runs))
-        broken = progress.add_task("with one", total=len(names))
-        alarms = measure.false_alarms(runs, tick=lambda: progress.advance(sound))
+        sound = progress.add_task("without a fault", total=len(everything))
+        broken = progress.add_task("with one", total=len(runs_of))
+        alarms = measure.false_alarms(everything, tick=lambda: progress.advance(sound))
         findings: dict[str, list[Finding]] = {}
-        for name in names:
+        for name, runs in runs_of.items():
             progress.update(broken, description=name)
             findings[name] = measure.findings_of(name, runs, scripts_each=scripts_each)
             progress.advance(broken)

@@ -7,14 +7,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 # Each of these imports fills the catalogue.
-from scripted_reference.faults import memory, outputs, overlap, prefix_tree, scheduling
+from scripted_reference.faults import (
+    memory,
+    outputs,
+    overlap,
+    pipeline,
+    prefix_tree,
+    scheduling,
+    windows,
+)
 from scripted_reference.faults.fault import Area, Fault, install, named, registered
 from scripted_reference.faults.of_servers import ServerFault
 
 if TYPE_CHECKING:
     from scripted_reference.engine import Engine
 
-_MODULES: Final = (scheduling, memory, prefix_tree, overlap, outputs)
+_MODULES: Final = (scheduling, memory, prefix_tree, overlap, outputs, windows, pipeline)
 _ORDER: Final = list(Area)
 
 FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(

@@ -7,11 +7,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from scripted_registry.errors import ConfigError
 
 from scripted_reference.admission import PrefillAdder
+from scripted_reference.args import SMALL_SWA_MODEL
 from scripted_reference.batching import BatchBuilder
 from scripted_reference.engine import Engine
 from scripted_reference.request import Req
@@ -29,6 +31,25 @@ class Area(StrEnum):
     PREFIX_TREE = "prefix tree"
     OVERLAP = "overlap"
     OUTPUTS = "outputs"
+    WINDOWS = "sliding windows"
+    PIPELINE = "pipeline"
+
+    @property
+    def scripts(self) -> Path:
+        """Where the scripts are that look there."""
+        topology = {Area.WINDOWS: "swa", Area.PIPELINE: "pp"}.get(self, "single")
+        return Path("packages/backends") / topology / "tests"
+
+    @property
+    def engine_kwargs(self) -> dict[str, Any]:
+        """The arguments without which an engine has no such part."""
+        if self is Area.WINDOWS:
+            return {"model_path": SMALL_SWA_MODEL, "chunked_prefill_size": 64}
+        return {"pp_size": 2} if self is Area.PIPELINE else {}
+
+
+class FaultNotHere(ConfigError):
+    """An engine of these arguments does not have the part that a fault breaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +147,11 @@ def install(fault: Fault, engine: Engine) -> None:
 
 def _swap(engine: Engine, base: type[Any], variant: type[Any]) -> None:
     found = [part for part in _parts(engine) if type(part) is base]
-    assert found, f"no part of the engine is a {base.__name__}"
+    if not found:
+        raise FaultNotHere(
+            f"engine argument inject_fault: no part of this engine is a {base.__name__}",
+            hint="give the arguments of an engine that has one",
+        )
     for part in found:
         part.__class__ = variant
 
@@ -134,7 +159,7 @@ def _swap(engine: Engine, base: type[Any], variant: type[Any]) -> None:
 def _parts(engine: Engine) -> Iterator[Any]:
     yield engine
     yield from engine.extra_parts()
-    for scheduler in engine.schedulers:
+    for scheduler in engine.all_schedulers():
         yield scheduler
         yield from (scheduler.control, scheduler.departures, scheduler.results, scheduler.batches)
         memory = scheduler.memory

@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 from scripted_registry.errors import ConfigError
 
-DEFAULT_FOLDER: Final = Path("packages/backends/single/tests")
 _PROVIDED: Final = frozenset({"t", "scripted_session", "scripted_backend", "request"})
 _ENGINES: Final = (None, "reference")
 _TORCH: Final = frozenset({"logprobs", "lora"})

@@ -20,6 +20,7 @@ from scripted_core.errors import (
 )
 
 from scripted_reference.errors import EngineFault
+from scripted_reference.faults.fault import FaultNotHere
 from scripted_reference.faults.portable import PortableScript
 
 _STALL_TIMEOUT_S: Final = 2.0
@@ -94,11 +95,14 @@ def try_out(variant: Variant, *, fault: str | None) -> Alarm | None:
     script = variant.script
     if script.skipped is not None:
         return None
-    session = InProcessSession.start(
-        backend="reference",
-        stall_timeout_s=_STALL_TIMEOUT_S,
-        **variant.engine_kwargs(fault),
-    )
+    try:
+        session = InProcessSession.start(
+            backend="reference",
+            stall_timeout_s=_STALL_TIMEOUT_S,
+            **variant.engine_kwargs(fault),
+        )
+    except FaultNotHere:
+        return None
     with session:
         if not session.capabilities.issuperset(script.requires):
             return None

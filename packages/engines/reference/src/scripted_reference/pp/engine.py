@@ -40,6 +40,10 @@ class PipelineEngine(Engine):
         )
         return self.stages[:1]
 
+    def all_schedulers(self) -> tuple[PipelineScheduler, ...]:
+        """Return those of all stages."""
+        return self.stages
+
     def iterate(self) -> None:
         """Run exactly one microbatch slot of every stage."""
         self.observer.before_receive()
