@@ -4,12 +4,14 @@
 2. `pip install 'scripted-core[chunked]'` in a fresh environment brings no torch and no engine, and
    what it brings can be imported and run.
 3. `pip install 'scripted-core[reference]'` there runs a script.
-4. Every extra of every package can be resolved, so that the version ranges between the packages,
+4. Every wheel asks for its siblings by a range with both ends, and what was built lies in it.
+5. Every extra of every package can be resolved, so that the version ranges between the packages,
    which an editable workspace never looks at, are right.
 """
 
 from __future__ import annotations
 
+import email
 import os
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from workspace import DIST, ROOT, Package, packages
 
 PINS = ROOT / "constraints/default.txt"
@@ -84,6 +87,32 @@ def check_contents(package: Package) -> None:
         sys.exit(f"{wheels[0].name}: {', '.join(problems)}")
 
 
+def check_sibling_ranges(found: Sequence[Package]) -> None:
+    """Each wheel asks for siblings by a range with both ends, in which the built sibling lies."""
+    versions: dict[str, str] = {}
+    required: dict[str, list[Requirement]] = {}
+    for package in found:
+        (wheel,) = DIST.glob(f"{package.import_name}-*.whl")
+        with zipfile.ZipFile(wheel) as opened:
+            name = next(one for one in opened.namelist() if one.endswith(".dist-info/METADATA"))
+            metadata = email.message_from_bytes(opened.read(name))
+        versions[package.name] = str(metadata["Version"])
+        lines = metadata.get_all("Requires-Dist", [])
+        required[package.name] = [Requirement(str(line)) for line in lines]
+    problems = []
+    for owner, requirements in required.items():
+        for one in requirements:
+            if one.name not in versions or one.name == owner:
+                continue
+            ends = {specifier.operator for specifier in one.specifier}
+            if not {">=", "<"} <= ends:
+                problems.append(f"{owner} asks for {one} and not for a range >=…,<…")
+            elif not one.specifier.contains(versions[one.name], prereleases=True):
+                problems.append(f"{owner} asks for {one}, and {versions[one.name]} was built")
+    if problems:
+        sys.exit("version ranges between siblings:\n  " + "\n  ".join(problems))
+
+
 def check_light_install(environment: Environment) -> None:
     """`scripted-core[chunked]` without torch and without an engine."""
     environment.pip_install("scripted-core[chunked]")
@@ -130,6 +159,8 @@ def main() -> None:
     for package in found:
         check_contents(package)
     print(f"contents of {len(found)} wheels: good", flush=True)
+    check_sibling_ranges(found)
+    print("version ranges between siblings: good", flush=True)
     with tempfile.TemporaryDirectory(prefix="scripted-dist-") as temporary:
         folder = Path(temporary)
         environment = Environment(folder / "environment")
