@@ -87,8 +87,8 @@ def test_a_summary_of_nothing_is_no_number():
 
 def test_a_floor_follows_from_what_was_recorded_on_the_same_runner(tmp_path):
     file = tmp_path / "medians.json"
-    key = key_of(engine="e", model="/models/tiny/", runner="cpu")
-    assert key == "e/tiny/cpu"
+    key = key_of(engine="e", model="/models/tiny/", tokens=600, runner="cpu")
+    assert key == "e/tiny/600 tokens/cpu"
     record(file, key, median=94.555, samples=30)
     record(file, "other", median=10, samples=5)
     assert floor_from(file, key, margin=2) == pytest.approx(92.56, abs=0.01)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import statistics
 from collections.abc import Iterator
 
 import pytest
-from scripted_kit_client import Outcome, Target, kill_process_tree, popen_launch_server
+from scripted_kit_client import (
+    Outcome,
+    Target,
+    free_url,
+    kill_process_tree,
+    popen_launch_server,
+)
 from scripted_kit_occupancy import OCCUPANCY, OccupancyOptions
 from scripted_registry.ci import register_cpu_ci
 
@@ -23,9 +28,7 @@ def servers() -> Iterator[dict[str, Target]]:
     flags = {"sound": [], "stalls": ["--inject-fault", "stall-every-iteration"]}
     found, pids = {}, []
     for name, more in flags.items():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        url = free_url()
         process = popen_launch_server(
             "tiny",
             url,

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 from scripted_core.sessions.base import parse_backend
-from scripted_kit_client import Target, kill_process_tree, popen_launch_server
+from scripted_kit_client import Target, free_url, kill_process_tree, popen_launch_server
 
 DEVICE_TIMER = {"SGLANG_ENABLE_METRICS_DEVICE_TIMER": "1"}
-
-
-def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import unittest
 
 from scripted_kit_client import (
     DEFAULT_MODEL_NAME_FOR_TEST,
     DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH,
     CustomTestCase,
+    free_url,
     popen_launch_server,
 )
 from scripted_kit_hellaswag import HellaswagMixin
@@ -32,18 +32,16 @@ class TestBasicSanity(
     CustomTestCase,
 ):
     served_model_name = DEFAULT_MODEL_NAME_FOR_TEST
-    # Measured 94 to 95 on two busy cores, and 76 with 1 ms more in every iteration. The test
+    # Measured 90.4 over so few tokens; with 1 ms more in every iteration 69. The test
     # `test_occupancy_floor` holds a runner to its own median.
-    fwd_occupancy_threshold = 88.0
+    fwd_occupancy_threshold = 82.0
     fwd_occupancy_scrape_interval = 0.05
     fwd_occupancy_max_new_tokens = 400
     hellaswag_limit = 12
 
     @classmethod
     def setUpClass(cls):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            cls.base_url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        cls.base_url = free_url()
         cls.process = popen_launch_server(
             DEFAULT_MODEL_NAME_FOR_TEST,
             cls.base_url,

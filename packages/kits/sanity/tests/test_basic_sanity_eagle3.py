@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import unittest
 
 from scripted_kit_client import (
@@ -10,6 +9,7 @@ from scripted_kit_client import (
     DEFAULT_TARGET_MODEL_EAGLE3,
     DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH,
     CustomTestCase,
+    free_url,
     popen_launch_server,
 )
 from scripted_kit_hellaswag import HellaswagMixin
@@ -44,9 +44,7 @@ class TestBasicSanityEagle3(
 
     @classmethod
     def setUpClass(cls):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            cls.base_url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        cls.base_url = free_url()
         cls.process = popen_launch_server(
             DEFAULT_TARGET_MODEL_EAGLE3,
             cls.base_url,

@@ -17,14 +17,14 @@ _FEW = {"pause_s": 0.1, "concurrency": 4, "long_prompt_words": 120, "max_new_tok
 _KITS = {
     "sanity": (SANITY, SanityOptions(skip="recall,answers", **_FEW)),
     "hellaswag": (HELLASWAG, HellaswagOptions(limit=12)),
-    # The floor is between what a sound server and one that stalls were measured at, 94 and 76.
+    # Between what a sound server was measured at over so few tokens, 90, and one that stalls, 69.
     "occupancy": (
         OCCUPANCY,
-        OccupancyOptions(threshold=88.0, max_new_tokens=400, scrape_interval_s=0.05),
+        OccupancyOptions(threshold=82.0, max_new_tokens=400, scrape_interval_s=0.05),
     ),
 }
 _FAULTS = {
-    "stall-every-iteration": ("occupancy", {"median"}, "floor 88.00 %"),
+    "stall-every-iteration": ("occupancy", {"median"}, "floor 82.00 %"),
     "kv-slot-corrupted": (
         "sanity",
         {"decode_is_prefill", "determinism", "shared_prefix", "stop_string"},

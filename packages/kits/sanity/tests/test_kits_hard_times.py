@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from scripted_kit_client import (
     KitReport,
     Outcome,
     Target,
+    free_url,
     kill_process_tree,
     popen_launch_server,
 )
@@ -46,9 +46,7 @@ def stub() -> ModuleType:
 @pytest.fixture
 def mortal() -> Iterator[tuple[Target, subprocess.Popen[str]]]:
     """A server that the test may kill."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = free_url()
     flags = ["--enable-metrics", "--enable-metrics-device-timer"]
     process = popen_launch_server("tiny", url, backend="reference", other_args=flags)
     yield Target(url=url, timeout_s=20), process
@@ -129,9 +127,7 @@ def test_a_server_that_hangs_ends_a_kit_after_the_time_of_one_request(mortal):
     ],
 )
 def test_each_flag_of_occupancy_is_named_when_it_is_missing(flags, said):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = free_url()
     process = popen_launch_server("hash", url, backend="reference", other_args=flags)
     try:
         report = OCCUPANCY(Target(url=url), options=OccupancyOptions())

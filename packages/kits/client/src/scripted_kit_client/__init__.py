@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         DEFAULT_TARGET_MODEL_EAGLE3,
         DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH,
         DEFAULT_URL_FOR_TEST,
+        free_url,
         kill_process_tree,
         popen_launch_server,
     )
@@ -55,6 +56,7 @@ _WHERE = {
         "DEFAULT_TARGET_MODEL_EAGLE3",
         "DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH",
         "DEFAULT_URL_FOR_TEST",
+        "free_url",
         "kill_process_tree",
         "popen_launch_server",
     ),
@@ -100,6 +102,7 @@ __all__ = [
     "Target",
     "TokenLogprob",
     "__version__",
+    "free_url",
     "kill_process_tree",
     "open_client",
     "option",

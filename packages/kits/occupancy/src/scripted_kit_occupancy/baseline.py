@@ -9,9 +9,12 @@ from typing import Any
 from scripted_core.errors import ConfigError
 
 
-def key_of(*, engine: str, model: str, runner: str) -> str:
-    """What a median is recorded under: it is of one engine with one model on one kind of machine."""
-    return f"{engine}/{model.rstrip('/').rpartition('/')[2]}/{runner}"
+def key_of(*, engine: str, model: str, tokens: int, runner: str) -> str:
+    """What a median is recorded under: an engine with a model on a kind of machine, and a length.
+
+    Of a longer request forwards take longer, and with them more of the time.
+    """
+    return f"{engine}/{model.rstrip('/').rpartition('/')[2]}/{tokens} tokens/{runner}"
 
 
 def floor_from(file: Path, key: str, *, margin: float) -> float:

@@ -163,7 +163,12 @@ def _room(arguments: Mapping[str, Any]) -> int:
 
 def _key(client: ServerClient, options: OccupancyOptions) -> str:
     facts = client.facts
-    return baseline.key_of(engine=facts.engine, model=facts.model, runner=options.runner)
+    return baseline.key_of(
+        engine=facts.engine,
+        model=facts.model,
+        tokens=options.max_new_tokens,
+        runner=options.runner,
+    )
 
 
 def _threshold(client: ServerClient, options: OccupancyOptions) -> float:
