@@ -111,13 +111,17 @@ def free_port():
         return one.getsockname()[1]
 
 
+def lacks(config):
+    return [] if config.kwargs.get("dp_size") else ["dp"]
+
+
 class Engines:
     @hookimpl
     def scripted_register_engines(self):
         in_process = (EngineMode.IN_PROCESS,)
         return [
             EngineSpec(name="local", summary="in-process", modes=in_process),
-            EngineSpec(name="other", summary="in-process too", modes=in_process),
+            EngineSpec(name="other", summary="in-process too", modes=in_process, lacks=lacks),
             EngineSpec(name="fake", summary="a server", modes=(EngineMode.SERVER,)),
         ]
 

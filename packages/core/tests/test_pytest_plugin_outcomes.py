@@ -322,6 +322,31 @@ def test_capabilities_that_are_missing_skip_before_other_fixtures(scripted_pytes
     )
 
 
+def test_what_an_engine_says_that_it_lacks_is_asked_before_a_start(scripted_pytester):
+    scripted_pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.scripted_requires("dp")
+        def test_without(t):
+            yield
+
+        @pytest.mark.scripted(dp_size=2)
+        @pytest.mark.scripted_requires("dp")
+        def test_with(t):
+            yield
+
+        @pytest.mark.scripted_requires("pp", "dp")
+        def test_the_first_is_not_known_before(t):
+            yield
+        """
+    )
+    result = scripted_pytester.run_in_process("--scripted-backend", "other", "-rs")
+    result.assert_outcomes(skipped=3)
+    assert scripted_pytester.starts() == ["other {'dp_size': 2}"]
+    result.stdout.fnmatch_lines(["SKIPPED*engine 'other' has no capability 'dp'"])
+
+
 def test_the_time_limit_and_the_stall_limit(scripted_pytester):
     scripted_pytester.makepyfile(
         """

@@ -28,7 +28,11 @@ class Follower(FakeEngine):
     def __init__(self):
         super().__init__()
         self.rank, self.other_ranks, self.is_driver = "tp1", {}, False
+        self.independent_ranks = frozenset()
         self.notices = []
+
+    def own_queues(self):
+        return self.queues()
 
     def tell_ranks(self, notice):
         raise AssertionError("only the driver tells")
@@ -46,8 +50,12 @@ class Follower(FakeEngine):
 class Leader(FakeEngine):
     """Everything that is posted to it is posted to the follower as well."""
 
-    def __init__(self, follower, *, lag=0):
+    def own_queues(self):
+        return self.queues()
+
+    def __init__(self, follower, *, lag=0, independent=()):
         super().__init__()
+        self.independent_ranks = frozenset(independent)
         self.follower = follower
         self.rank, self.other_ranks = "tp0", {"tp1": lag}
         self.deaf = False
@@ -69,9 +77,9 @@ class Leader(FakeEngine):
 class Pair:
     """A leader and its follower, which iterates whenever the leader waits for it."""
 
-    def __init__(self, *, lag=0):
+    def __init__(self, **leader):
         self.follower = Follower()
-        self.leader = Leader(self.follower, lag=lag)
+        self.leader = Leader(self.follower, **leader)
         self.sent = deque()
         driving = DrivingRank(adapter=self.leader, ranks=self.leader, receiver=self)
         following = FollowingRank(adapter=self.follower, rank="tp1", sender=self)
@@ -198,6 +206,23 @@ def test_a_rank_that_has_not_got_an_operation_is_unlike_the_driver(pair):
     text = leak_of(pair.run(script))
     assert "[ranks-differ] step 2: on rank tp1" in text
     assert "kv_pool_free is " in text
+
+
+def test_a_replica_need_not_be_like_the_driver_and_is_audited_all_the_same():
+    pair = Pair(independent=["tp1"])
+
+    def script(t):
+        yield
+        pair.leader.deaf = True
+        t.start_req(prompt_len=8)
+        yield
+        assert t.ranks[0].stats != t.ranks[1].stats
+        pair.follower.kv_pool.allocate(1)
+        yield
+
+    text = leak_of(pair.run(script))
+    assert "[page-orphaned] step 3: on rank tp1" in text
+    assert "ranks-differ" not in text
 
 
 def test_without_invariants_nothing_is_compared(pair):

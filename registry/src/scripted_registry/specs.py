@@ -7,7 +7,7 @@ and every table can say who brought what; a plugin leaves it alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -43,7 +43,9 @@ class EngineSpec:
     `modes` are the modes it can run in, the default first. `check` says whether it can run here:
     it returns `None` when it can, otherwise what is missing and what to type; it must be quick and
     must not import the engine. `None` for `check` itself means always usable. `remark` is asked of an
-    engine that can run, under the same conditions: what a person should know of it, or `None`.
+    engine that can run, under the same conditions: what a person should know of it, or `None`. `lacks`
+    names the capabilities that it cannot have in a configuration, as far as its arguments show: a test
+    that needs one is skipped without a start.
     """
 
     name: str
@@ -52,6 +54,7 @@ class EngineSpec:
     check: Callable[[], str | None] | None = None
     distribution: str | None = None
     remark: Callable[[], str | None] | None = None
+    lacks: Callable[[EngineConfig], Collection[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_name("an engine", self.name)

@@ -20,13 +20,18 @@ class Sabotage:
         self._scheduler = scheduler
         self._rank = port_of(scheduler).rank  # type: ignore[attr-defined]
 
-    def exhaust(self, *, what: str, rank: str) -> None:
-        """Do ``what`` on ``rank``, and nothing on any other."""
-        if rank == self._rank:
+    def exhaust(self, *, what: str, rank: str | None = None) -> None:
+        """Do ``what`` on ``rank``, and nothing on any other; without a rank on all."""
+        if rank in (None, self._rank):
             getattr(self, what)()
 
     def release(self) -> None:
-        """What is broken stays so."""
+        """What is broken stays so, but for this."""
+        port_of(self._scheduler).pipeline.emulates = True  # type: ignore[attr-defined]
+
+    def leave_pause_to_sglang(self) -> None:
+        """Let SGLang's own loop deal with a pause."""
+        port_of(self._scheduler).pipeline.emulates = False  # type: ignore[attr-defined]
 
     def leak(self) -> None:
         """Take a page that nobody owns."""

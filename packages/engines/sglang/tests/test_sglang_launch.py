@@ -274,3 +274,13 @@ class TestInstalledSglang:
         names = {"model_path", "chunked_prefill_size", "page_size", "tp_size", "pp_size"}
         assert names <= set(known)
         assert all(known[name].has_flag for name in names)
+
+
+def test_what_a_server_cannot_have_shows_in_its_arguments() -> None:
+    plain = launch.lacking({})
+    assert {"closed_form_output", "dp", "pp", "priority"} <= plain
+    assert "prefix_cache" not in plain
+    assert "dp" not in launch.lacking({"dp_size": 2})
+    assert "pp" not in launch.lacking({"pp_size": 2, "dp_size": 1})
+    assert "priority" not in launch.lacking({"enable_priority_scheduling": True})
+    assert "lock_refs" in launch.lacking({"disable_radix_cache": True})

@@ -28,6 +28,7 @@ def _two(**size):
 
 
 pytestmark = [
+    pytest.mark.usefixtures("breakable_ranks"),
     pytest.mark.skipif(
         launch.check_usable() is not None,
         reason=f"needs the capability 'an installed SGLang': {launch.check_usable()}",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 import zmq
 from scripted_core.errors import HandshakeError
 from scripted_core.logs import get_logger
@@ -48,6 +49,7 @@ class DrivingRank:
         self._ranks = ranks
         self._rank = ranks.rank
         self._others = dict(ranks.other_ranks)
+        self._independent = ranks.independent_ranks
         self.lag = max(self._others.values(), default=0)
         self.others = len(self._others)
         self._receiver = receiver
@@ -86,7 +88,7 @@ class DrivingRank:
         With ``compare`` a rank that is not like the driver was after this same iteration is one too.
         """
         if compare:
-            self._own[step] = view_of(self._adapter, rank=self._rank, step=step)
+            self._own[step] = self._mine(step)
         found: list[Violation] = []
         for rank, behind in self._others.items():
             seen = step - behind
@@ -97,8 +99,14 @@ class DrivingRank:
 
     def views(self, step: int) -> Sequence[RankView]:
         """The driver as it is now, and each other rank as it last reported."""
-        mine = view_of(self._adapter, rank=self._rank, step=step)
-        return (mine, *(self._last_seen(rank, step - lag) for rank, lag in self._others.items()))
+        return (
+            self._mine(step),
+            *(self._last_seen(rank, step - lag) for rank, lag in self._others.items()),
+        )
+
+    def _mine(self, step: int) -> RankView:
+        view = view_of(self._adapter, rank=self._rank, step=step)
+        return msgspec.structs.replace(view, queues=self._ranks.own_queues())
 
     def _last_seen(self, rank: str, step: int) -> RankView:
         report = self._reports.get((rank, step))
@@ -124,7 +132,8 @@ class DrivingRank:
                     subject=view.rank,
                 )
             )
-        own = self._own.get(view.step)
+        alike = view.rank not in self._independent
+        own = self._own.get(view.step) if alike else None
         differences = () if own is None else view.differences(own)
         if differences:
             found.append(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import msgspec
+from scripted_core.views import QueueView
 
 
-class ScriptBegins(msgspec.Struct, frozen=True):
+class ScriptBegins(msgspec.Struct, frozen=True, tag=True):
     """To every rank: iterations count from here, and each is reported.
 
     ``run`` is the script's number in its session. With ``check_invariants`` every rank audits itself.
@@ -18,7 +19,7 @@ class ScriptBegins(msgspec.Struct, frozen=True):
     check_invariants: bool
 
 
-class ScriptEnds(msgspec.Struct, frozen=True):
+class ScriptEnds(msgspec.Struct, frozen=True, tag=True):
     """To every rank: nothing is reported any more."""
 
     run: int
@@ -44,6 +45,13 @@ class RankedAdapter(Protocol):
     That is how many pipeline stages there are before it: a stage can end an iteration only when the
     stage before it is one further. A rank that shares every iteration with the driver has 0.
     """
+
+    independent_ranks: frozenset[str]
+    """Those of them that serve other requests (data-parallel replicas): they need not be alike."""
+
+    def own_queues(self) -> QueueView:
+        """The queues of this rank alone, where ``queues()`` are also those of other replicas."""
+        ...
 
     def tell_ranks(self, notice: RankNotice) -> None:
         """Put a notice into the inbox, behind what has arrived, for every rank including this one.

@@ -76,7 +76,7 @@ class ScriptedTokenizerRecvProxy:
 
     def inject(self, message: Any) -> None:
         """Append a message of ours, behind everything that has arrived so far."""
-        self._read_ahead()
+        self.read_ahead()
         self._buffer.append(message)
 
     def wait_until_arrived(
@@ -103,7 +103,7 @@ class ScriptedTokenizerRecvProxy:
         if wake_fd is not None:
             poller.register(wake_fd, zmq.POLLIN)
         while True:
-            for message in self._read_ahead():
+            for message in self.read_ahead():
                 if predicate(message):
                     return message
             if cancelled is not None and cancelled():
@@ -126,7 +126,8 @@ class ScriptedTokenizerRecvProxy:
         self._buffer.extend(self._parked)
         self._parked.clear()
 
-    def _read_ahead(self) -> list[Any]:
+    def read_ahead(self) -> list[Any]:
+        """Take what has arrived into the buffer; that of it which is not parked, in order."""
         fresh: list[Any] = []
         try:
             while True:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from scripted_core.errors import EngineDirty
 from scripted_core.ops import AbortAll, Continue, Flush, ReleaseHeld
 
+from scripted_hook.ranks import RankedAdapter
+
 if TYPE_CHECKING:
+    from scripted_hook.adapter import EngineAdapter
     from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 MAX_RESET_STEPS = 400
@@ -45,7 +48,11 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
     # A front that still serves a stream of the last script would refuse its rid to the next one.
     hook.ledger.wait_for_clients(CLIENTS_TIMEOUT_S)
     tree = engine.prefix_tree
-    if tree is not None and tree.enabled and any(True for _ in tree.nodes()):
+    if (
+        tree is not None
+        and tree.enabled
+        and (_has_replicas(engine) or any(True for _ in tree.nodes()))
+    ):
         receipt = engine.control(Flush())
         while receipt.ok is None and steps < MAX_RESET_STEPS:
             steps += 1
@@ -56,6 +63,11 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
                 f"last state:\n{hook.describe_state()}",
                 hint="start a fresh engine",
             )
+
+
+def _has_replicas(engine: EngineAdapter) -> bool:
+    # The tree is that of the driver; nobody knows from here whether another one is empty.
+    return isinstance(engine, RankedAdapter) and bool(engine.independent_ranks)
 
 
 def idle_iterations(n: int) -> Generator[None, None, None]:

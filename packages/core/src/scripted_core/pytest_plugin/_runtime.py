@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +76,7 @@ class ScriptedRuntime:
         item = request.node
         if self.is_scripted(item):
             _check_signature(item)
+        required = _required(item)
         stall_timeout_s = self._script_options(item).get("stall_timeout_s")
         session: Session
         reason: str | None = None
@@ -85,6 +87,7 @@ class ScriptedRuntime:
             reason = misfit(self._engine_kwargs(item), attached.arguments)
         else:
             config = self._engine_config(item, scripted_backend)
+            _skip_without(required, without=self._lacking(config), engine=config.engine)
             try:
                 engine = self._engines.get(config, stall_timeout_s=stall_timeout_s, item=item)
             except CapabilityMissing as error:  # known before a start: this release cannot be it
@@ -94,7 +97,11 @@ class ScriptedRuntime:
             if engine.start_s is not None:
                 item.user_properties.append(("scripted_engine_start_s", f"{engine.start_s:.3f}"))
         item.stash[_session_key] = session
-        reason = reason or self._skip_reason(item, session)
+        has = session.capabilities
+        missing = [one for one in required if one not in has]
+        if reason is None:
+            _skip_without(required, without=missing, engine=session.config.engine)
+            reason = item.ihook.pytest_scripted_skip_reason(item=item, capabilities=has)
         if reason is not None:
             raise skipped(reason)
         ready = session.ready
@@ -203,27 +210,10 @@ class ScriptedRuntime:
                 )
         return chosen
 
-    def _skip_reason(self, item: pytest.Item, session: Session) -> str | None:
-        for mark in item.iter_markers("scripted_requires"):
-            if mark.kwargs:
-                raise ConfigError(
-                    f"@pytest.mark.scripted_requires does not take {', '.join(mark.kwargs)}",
-                    hint='capabilities go by position: @pytest.mark.scripted_requires("retract")',
-                )
-            for name in mark.args:
-                try:
-                    needed = Capability(name)
-                except ValueError:
-                    raise ConfigError(
-                        f"@pytest.mark.scripted_requires({name!r}): no such capability",
-                        hint=f"one of {', '.join(capability.value for capability in Capability)}",
-                    ) from None
-                if needed.value not in session.capabilities:
-                    return f"engine {session.config.engine!r} has no capability {needed.value!r}"
-        reason: str | None = item.ihook.pytest_scripted_skip_reason(
-            item=item, capabilities=session.capabilities
-        )
-        return reason
+    def _lacking(self, config: EngineConfig) -> Collection[str]:
+        """What the engine says it cannot have with these arguments, before it is started."""
+        lacks = get_plugin_manager().engine(config.engine).lacks
+        return () if lacks is None else lacks(config)
 
     # -- execution -----------------------------------------------------------------------------
 
@@ -294,6 +284,32 @@ class ScriptedRuntime:
     def pytest_report_collectionfinish(self) -> str:
         """Which engines are installed."""
         return f"scripted: engines installed: {self._installed}"
+
+
+def _required(item: pytest.Item) -> list[Capability]:
+    """What the marks of an item ask of the engine."""
+    found = []
+    for mark in item.iter_markers("scripted_requires"):
+        if mark.kwargs:
+            raise ConfigError(
+                f"@pytest.mark.scripted_requires does not take {', '.join(mark.kwargs)}",
+                hint='capabilities go by position: @pytest.mark.scripted_requires("retract")',
+            )
+        for name in mark.args:
+            try:
+                found.append(Capability(name))
+            except ValueError:
+                raise ConfigError(
+                    f"@pytest.mark.scripted_requires({name!r}): no such capability",
+                    hint=f"one of {', '.join(capability.value for capability in Capability)}",
+                ) from None
+    return found
+
+
+def _skip_without(required: Sequence[Capability], *, without: Collection[str], engine: str) -> None:
+    for capability in required:
+        if capability in without:
+            raise skipped(f"engine {engine!r} has no capability {capability.value!r}")
 
 
 def _check_signature(item: pytest.Function) -> None:

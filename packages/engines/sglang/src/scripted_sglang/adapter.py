@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from scripted_core.capabilities import Capability
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -28,7 +27,8 @@ from scripted_hook.poster import BackgroundHttpPoster
 from scripted_hook.ranks import RankEvents, RankNotice
 
 from scripted_sglang import _compat
-from scripted_sglang.inbox import Belonging, RankOp, TokenizerSocket
+from scripted_sglang.capabilities import capabilities_of
+from scripted_sglang.inbox import Belonging, RankOp, TokenizerSocket, is_notice
 from scripted_sglang.memory import SglangKvPool, SglangPrefixTree, SglangRowPool
 from scripted_sglang.pipeline import PipelinePause
 from scripted_sglang.processes import DETOKENIZER, detokenizer_pid
@@ -81,9 +81,10 @@ class SglangAdapter:
         self.rank = place.name
         self.is_driver = _compat.tokenizer_socket(scheduler) is not None and not place.replica
         self.other_ranks = place.others if self.is_driver else {}
+        self.independent_ranks = place.independent
         self.pipeline = PipelinePause(scheduler, stages=place.stages)
         self.quiesce_steps = place.stages if place.stages > 1 else 0
-        self.capabilities = self._capabilities()
+        self.capabilities = capabilities_of(scheduler, version=version, pools=self.kv_pools)
         self.held_tokens = dict.fromkeys(self.kv_pools, 0)
         self.held_rows = 0
         self.fired: dict[str, None] = {}
@@ -94,43 +95,32 @@ class SglangAdapter:
         self._belonging = Belonging()
         self.proxy: ScriptedTokenizerRecvProxy | None = None
         self.poster: BackgroundHttpPoster | None = None
-        if self.is_driver:
-            socket = TokenizerSocket(_compat.tokenizer_socket(scheduler))
+        inbox = _compat.tokenizer_socket(scheduler)
+        if inbox is not None:
+            socket = TokenizerSocket(inbox)
             self.proxy = ScriptedTokenizerRecvProxy(
                 underlying=socket, poll_on=socket.socket, parks=self._belonging.is_foreign
             )
+        if self.is_driver:
             self.poster = BackgroundHttpPoster(headers=_compat.front_headers(scheduler))
             self._client = GenerateClient(poster=self.poster, base_url=base_url)
             self._base_url = base_url
 
-    def _capabilities(self) -> frozenset[Capability]:
-        scheduler = self.scheduler
-        found = {
-            Capability.RETRACT,
-            Capability.PAUSE_IN_PLACE,
-            Capability.ROW_POOL,
-            Capability.LOGPROBS,
-            Capability.SGLANG_NAMES,
-            Capability.PROCESSES,
-            Capability.HTTP,
-        }
-        if scheduler.chunked_prefill_size:
-            found.add(Capability.CHUNKED_PREFILL)
-        if not scheduler.tree_cache.disable:
-            found |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
-        if "swa" in self.kv_pools:
-            found.add(Capability.SWA)
-        if scheduler.enable_overlap:
-            found.add(Capability.OVERLAP)
-        if not scheduler.enable_overlap or _compat.knows_length_ends_early(self.version):
-            found.add(Capability.LENGTH_END_UNCACHED)
-        if scheduler.enable_lora:
-            found.add(Capability.LORA)
-        if getattr(scheduler, "enable_priority_scheduling", False):
-            found.add(Capability.PRIORITY)
-        if "pp" in _compat.placement(scheduler):
-            found.add(Capability.PP)
-        return frozenset(found)
+    # -- lockstep with replicas ----------------------------------------------------------------
+
+    def before_step(self) -> Sequence[BatchFacts]:
+        """An iteration has ended; the batches of it that other replicas ran."""
+        return ()
+
+    def after_step(self) -> None:
+        """The coming iteration may begin; a replica other than the driver waits for that here."""
+
+    def pollables(self) -> tuple[Any, ...]:
+        """What wakes a resting scheduler beside its own sockets and the session's wire."""
+        return ()
+
+    def saw_batch(self, batch: Any) -> None:
+        """A batch is about to run."""
 
     # -- events --------------------------------------------------------------------------------
 
@@ -269,6 +259,10 @@ class SglangAdapter:
             for pool in self.kv_pools.values():
                 pool.take_again()
             self.rows.take_again()
+        self.settle_flushes(ok)
+
+    def settle_flushes(self, ok: bool) -> None:
+        """The outcome of what was posted is known."""
         for receipt in self._pending_flushes:
             receipt.settle(ok, "" if ok else "the engine is not idle")
         self._pending_flushes.clear()
@@ -290,11 +284,15 @@ class SglangAdapter:
         return not self.state.live() and not any(map(_compat.rids_in, self._incoming()))
 
     def is_fully_idle(self) -> bool:
-        """SGLang's own word for it, with an empty inbox."""
-        return not self._incoming() and bool(self.scheduler.is_fully_idle())
+        """SGLang's own word for it, with nothing in the inbox that it would do anything for."""
+        return all(map(is_notice, self._incoming())) and bool(self.scheduler.is_fully_idle())
 
     def queues(self) -> QueueView:
         """The rids in the scheduler's queues."""
+        return self.state.queues()
+
+    def own_queues(self) -> QueueView:
+        """Those of this process alone."""
         return self.state.queues()
 
     def chunked_rids(self) -> tuple[str, ...]:

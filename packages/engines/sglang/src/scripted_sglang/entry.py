@@ -11,6 +11,7 @@ import sys
 
 _SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
 _DETOKENIZER_MODULE = "sglang.srt.managers.detokenizer_manager"
+_CONTROLLER_TITLE = "sglang::data_parallel_controller"
 
 
 def attach() -> None:
@@ -35,6 +36,11 @@ def attach() -> None:
     assert address is not None, "the variable was there a moment ago"
     if _SCHEDULER_MODULE not in sys.modules:
         address.announce("detokenizer" if _DETOKENIZER_MODULE in sys.modules else "main")
+        return
+    from scripted_core.sessions.processes import command_name
+
+    if command_name(os.getpid()) == _CONTROLLER_TITLE:  # it has imported what it starts
+        address.announce("data parallel controller")
         return
     address.announce("scheduler")
     from scripted_sglang.hooks import register

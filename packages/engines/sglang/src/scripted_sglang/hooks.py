@@ -24,6 +24,7 @@ from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.inbox import RankOp, wait_for_input
 from scripted_sglang.probes import TESTED_VERSIONS, find_place
 from scripted_sglang.ranks import RankPlace
+from scripted_sglang.replicated import adapter_of
 
 _IDLE_WAIT_S = 0.02
 
@@ -44,10 +45,11 @@ class SchedulerProcess:
         # Until now it was one scheduler of several.
         self._address.announce(rank)
         with reporting(self._address, rank=rank):
-            self._adapter = adapter = SglangAdapter(
+            self._adapter = adapter = adapter_of(
                 scheduler,
                 version=importlib.metadata.version("sglang"),
                 base_url=os.environ.get(ENV_BASE_URL) or _compat.front_url(scheduler),
+                address=self._address,
             )
             self._hook = maybe_init_scripted_scheduler_hook(
                 scheduler,
@@ -67,7 +69,10 @@ class SchedulerProcess:
         if self._hook is None or self._adapter is None:
             return
         self._fired("recv_requests")
+        for facts in self._adapter.before_step():
+            self._hook.on_run_batch(facts)
         self._hook.step()
+        self._adapter.after_step()
         if self._hook.phase is Phase.FREE:
             self._rest(receiver)
 
@@ -77,8 +82,8 @@ class SchedulerProcess:
         hook = self._hook
         assert adapter is not None, "attached before the loop begins"
         assert hook is not None, "attached before the loop begins"
-        wire = hook.pollables()
-        if not adapter.is_driver or not wire or not adapter.is_fully_idle():
+        wire = (*hook.pollables(), *adapter.pollables())
+        if not wire or not adapter.is_fully_idle():
             return
         wait_for_input(
             [receiver.recv_from_tokenizer, receiver.recv_from_rpc, *wire], timeout_s=_IDLE_WAIT_S
@@ -118,8 +123,9 @@ class SchedulerProcess:
 
     def before_run_batch(self, scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
         """BEFORE ``run_batch``."""
-        if self._hook is not None:
+        if self._hook is not None and self._adapter is not None:
             self._hook.on_run_batch(batch)
+            self._adapter.saw_batch(batch)
 
     def before_stream_output(self, streamer: Any, reqs: Any, *args: Any, **kwargs: Any) -> None:
         """BEFORE ``stream_output``: a finish that has not been streamed yet is news."""

@@ -21,6 +21,11 @@ class RankOp(msgspec.Struct, frozen=True):
     op: MemoryOp | RankNotice
 
 
+def is_notice(message: Any) -> bool:
+    """Whether a message only tells ranks of a script."""
+    return isinstance(message, RankOp) and isinstance(message.op, RankNotice)
+
+
 class TokenizerSocket:
     """SGLang's socket from the tokenizer, decoded as SGLang decodes it."""
 

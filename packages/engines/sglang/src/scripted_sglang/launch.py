@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from scripted_core.capabilities import Capability
 from scripted_registry.errors import ConfigError
 
 from scripted_sglang.arguments import Argument, ArgumentKind, server_arguments, source_folder
@@ -28,6 +29,9 @@ PLUGIN_NAME: Final = "scripted"
 _HOW_TO_INSTALL: Final = "on a CPU with --no-deps; see Install in the README of scripted-sglang"
 # A script may hold the engine for as long as it likes; the engine's own watchdog must not end it.
 _WATCHDOG_TIMEOUT_S: Final = 1_000_000
+
+# Capabilities of what there has to be several of.
+_FROM_TWO_ON: Final = {Capability.DP: "dp_size", Capability.PP: "pp_size"}
 
 _NO_CANARY: Final[dict[str, Any]] = {
     "kv_canary": "none",
@@ -99,6 +103,19 @@ def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
     known = server_arguments(package)
     return {name: value for name, value in kwargs.items() if name in known}
+
+
+def lacking(kwargs: Mapping[str, object]) -> frozenset[str]:
+    """Return the capabilities that a server with these arguments cannot have, whatever its model."""
+    found = {Capability.CLOSED_FORM_OUTPUT, Capability.PD_PREFILL, Capability.PD_DECODE}
+    found |= {
+        capability for capability, name in _FROM_TWO_ON.items() if (kwargs.get(name) or 1) == 1
+    }
+    if not kwargs.get("enable_priority_scheduling"):
+        found.add(Capability.PRIORITY)
+    if kwargs.get("disable_radix_cache"):
+        found |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
+    return frozenset(capability.value for capability in found)
 
 
 def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:

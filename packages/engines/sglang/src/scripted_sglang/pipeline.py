@@ -16,17 +16,17 @@ from scripted_sglang import _compat
 
 
 class PipelinePause:
-    """The pause of one stage. Without a pipeline everything is left to SGLang."""
+    """The pause of one stage. Where it does not emulate, everything is left to SGLang."""
 
     def __init__(self, scheduler: Any, *, stages: int) -> None:
         self._scheduler = scheduler
-        self._is_pipeline = stages > 1
+        self.emulates = stages > 1
         self._retraction: tuple[Callable[..., Any], Any] | None = None
         self._deferred: list[tuple[Callable[..., Any], Any]] = []
 
     def pause(self, original: Callable[..., Any], request: Any) -> Any:
         """AROUND ``pause_generation``."""
-        if not self._is_pipeline:
+        if not self.emulates:
             return original(self._scheduler, request)
         if self._deferred:
             self._deferred.append((self._pause, (original, request)))
@@ -51,7 +51,7 @@ class PipelinePause:
     def plan(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """AROUND ``get_next_batch_to_run``: nothing to run while paused."""
         scheduler = self._scheduler
-        if not self._is_pipeline or not scheduler._engine_paused:
+        if not self.emulates or not scheduler._engine_paused:
             return original(scheduler, *args, **kwargs)
         if self._retraction is not None and not _compat.is_in_flight(scheduler):
             self._retract_everything()
@@ -95,7 +95,7 @@ class PipelinePause:
 
         While paused in place, a request that was just prefilled is in neither.
         """
-        if not self._is_pipeline or not self._scheduler._engine_paused:
+        if not self.emulates or not self._scheduler._engine_paused:
             return
         for req in self._between_batches():
             if request.abort_all or req.rid.startswith(request.rid):
@@ -103,7 +103,7 @@ class PipelinePause:
 
     def is_fully_idle(self, claimed: bool) -> bool:
         """AROUND ``is_fully_idle``, which does not look there either."""
-        if not claimed or not self._is_pipeline:
+        if not claimed or not self.emulates:
             return claimed
         return self._retraction is None and not any(True for _ in self._between_batches())
 

@@ -23,6 +23,7 @@ def scripted_register_engines() -> list[EngineSpec]:
             modes=(EngineMode.SERVER,),
             check=_check,
             remark=_remark,
+            lacks=_lacks,
         )
     ]
 
@@ -41,6 +42,12 @@ def _remark() -> str | None:
         return None
     tested = "tested" if installation.is_tested else f"untested (tested: {_and(TESTED_VERSIONS)})"
     return f"SGLang {installation.version} is {tested}: {installation.summary}"
+
+
+def _lacks(config: EngineConfig) -> frozenset[str]:
+    from scripted_sglang.launch import lacking
+
+    return lacking(config.kwargs)
 
 
 def _and(words: Sequence[str]) -> str:

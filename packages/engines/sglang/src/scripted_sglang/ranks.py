@@ -16,13 +16,15 @@ _LEVELS = ("dp", "pp", "tp")
 class RankPlace:
     """``name`` is such as ``"pp1 tp0"``, of what there is more than one.
 
-    ``others`` are the ranks that take up the same messages: those of the same replica, each with the
-    number of pipeline stages before it.
+    ``others`` are all others, each with the number of pipeline stages before it. ``independent`` are
+    those of them that serve other requests: data-parallel replicas.
     """
 
     name: str
     others: Mapping[str, int]
+    independent: frozenset[str]
     replica: int
+    replicas: int
     stages: int
 
     @classmethod
@@ -30,16 +32,21 @@ class RankPlace:
         """Where a scheduler is; its process groups have to be there already."""
         placement = _compat.placement(scheduler)
         mine = {level: rank for level, (rank, _) in placement.items()}
-        together = [level for level in _LEVELS if level in placement and level != "dp"]
-        others = {}
-        for ranks in itertools.product(*(range(placement[level][1]) for level in together)):
-            there = {**mine, **dict(zip(together, ranks, strict=True))}
+        others: dict[str, int] = {}
+        independent = set()
+        for ranks in itertools.product(*(range(size) for _, size in placement.values())):
+            there = dict(zip(placement, ranks, strict=True))
             if there != mine:
                 others[_named(there)] = there.get("pp", 0)
+            if there.get("dp") != mine.get("dp"):
+                independent.add(_named(there))
+        replica, replicas = placement.get("dp", (0, 1))
         return cls(
             name=_named(mine),
             others=others,
-            replica=mine.get("dp", 0),
+            independent=frozenset(independent),
+            replica=replica,
+            replicas=replicas,
             stages=placement.get("pp", (0, 1))[1],
         )
 

@@ -93,6 +93,11 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
         kwargs.setdefault("context_length", _TINY_CONTEXT_LENGTH)
 
     ranks = math.prod(int(str(kwargs.get(name) or 1)) for name in _PARALLEL_SIZES)
+    if int(str(kwargs.get("dp_size") or 1)) not in (1, ranks):
+        raise ConfigError(
+            "dp_size above 1 together with tp_size or pp_size above 1 cannot be scripted yet",
+            hint="use one of them at a time",
+        )
     if ranks > 1:
         kwargs = {**held_for_long(), **kwargs}
     return ServerLaunch(

@@ -34,11 +34,6 @@ def _parallel_context() -> Any:
     return get_parallel()
 
 
-def pipeline_slots(scheduler: Any) -> int:
-    """Microbatch slots of the pipeline's loop; 0 without a pipeline, and before its loop begins."""
-    return int(getattr(scheduler, "pp_loop_size", 0))
-
-
 def microbatches(scheduler: Any) -> Iterator[Any]:
     """The batches of a pipeline's slots: what runs in each, what is in flight, what ran last."""
     for name in ("running_mbs", "mbs", "last_mbs"):
