@@ -122,9 +122,11 @@ class EngineMemory:
 
     def leave_window(self, reqs: Sequence[Req]) -> None:
         """Give back the window slots that these requests have no more use for."""
-        if self.window is not None:
-            for req in reqs:
-                self.window.tree_cache.leave_window(req)
+        if self.window is None or not reqs:
+            return
+        left = np.concatenate([self.window.tree_cache.leave_window(req) for req in reqs])
+        if len(left):
+            self.window.allocator.free_window(left)
 
     def window_budget(self, running: Sequence[Req]) -> WindowBudget | None:
         """Return what a prefill batch may take of the window pool; `None` where there is none."""

@@ -18,7 +18,7 @@ from scripted_reference.hybrid_memory import HybridTokenAllocator
 from scripted_reference.memory import IntArray, ReqToTokenPool
 from scripted_reference.radix import MatchResult, RadixCache
 from scripted_reference.request import Req
-from scripted_reference.tree_node import TreeNode
+from scripted_reference.tree_node import NO_SLOTS, TreeNode
 
 
 class SwaRadixCache(RadixCache):
@@ -121,22 +121,22 @@ class SwaRadixCache(RadixCache):
 
     # --- what leaves the window
 
-    def leave_window(self, req: Req) -> None:
-        """Give back the window slots that no token still to come of this request will see.
+    def leave_window(self, req: Req) -> IntArray:
+        """Let go of the window slots that no token still to come of this request will see.
 
-        Its own are freed; those that belong to the tree are unlocked once none of them is seen.
+        Those that belong to the tree are unlocked once none of them is seen. Returns the full slots of
+        its own, one a page, whose window slots the caller has to free.
         """
         seen_from = self._page_floor(req.kv_committed_len - self.reach)
         if seen_from <= req.swa_evicted_len:
-            return
+            return NO_SLOTS
         if req.swa_lock_start is not None and seen_from >= req.cache_protected_len:
             assert req.last_node is not None, f"{req!r} has locked a window in no node"
             self.unlock_window(req.last_node, req.swa_lock_start)
             req.swa_lock_start = None
         begin = max(req.cache_protected_len, req.swa_evicted_len)
-        if seen_from > begin:
-            self._allocator.free_window(self._row(req)[begin : seen_from : self.page_size])
         req.swa_evicted_len = seen_from
+        return self._row(req)[begin : seen_from : self.page_size]
 
     def evict_window(self, num_tokens: int) -> int:
         """Give up unlocked window slots, of the least recently used nodes first; return how many.

@@ -8,7 +8,7 @@ from scripted_reference.hybrid_memory import HybridTokenAllocator
 from scripted_reference.memory import IntArray
 from scripted_reference.request import Req
 from scripted_reference.swa_radix import SwaRadixCache
-from scripted_reference.tree_node import TreeNode
+from scripted_reference.tree_node import NO_SLOTS, TreeNode
 
 _HERE = Area.WINDOWS
 
@@ -21,8 +21,9 @@ _HERE = Area.WINDOWS
 class WindowNeverLeft(SwaRadixCache):
     """A slot that has left the window is not given back before its request ends."""
 
-    def leave_window(self, req: Req) -> None:
+    def leave_window(self, req: Req) -> IntArray:
         """Keep all."""
+        return NO_SLOTS
 
 
 @seeded(
@@ -33,11 +34,11 @@ class WindowNeverLeft(SwaRadixCache):
 class WindowLeftTooEarly(SwaRadixCache):
     """A slot is given back while the next token still sees it."""
 
-    def leave_window(self, req: Req) -> None:
+    def leave_window(self, req: Req) -> IntArray:
         """Take the window for one token shorter."""
         self.reach -= 1
         try:
-            super().leave_window(req)
+            return super().leave_window(req)
         finally:
             self.reach += 1
 
