@@ -6,6 +6,7 @@ import ast
 import inspect
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _REGISTER = {
         (register_ci, None),
     )
 }
+_NAMES = "|".join(_REGISTER)
+_CALLED = re.compile(rf"\b(?:{_NAMES})[\s\\]*\(")
+_RENAMED = re.compile(rf"\b(?:{_NAMES})\s+as\b")
 _SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"}
 )
@@ -119,7 +123,7 @@ def scan_source(source: bytes | str, *, path: Path) -> list[CiRegistration]:
         problem = CiProblem(path=path, line=line, message=f"is not Python: {error}")
         raise CiRegistrationError([problem], hint=_HINT) from error
     reader = _Reader(path=path, tree=tree)
-    reader.read()
+    reader.read(source if isinstance(source, str) else source.decode("utf-8", "replace"))
     if reader.problems:
         raise CiRegistrationError(reader.problems, hint=_HINT)
     return reader.registrations
@@ -169,16 +173,18 @@ class _Reader:
         self.registrations: list[CiRegistration] = []
         self.problems: list[CiProblem] = []
 
-    def read(self) -> None:
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    if alias.asname and alias.name in _REGISTER:
-                        self._function_of[alias.asname] = _REGISTER[alias.name]
+    def read(self, source: str) -> None:
         top_level = {
-            id(statement.value) for statement in self._tree.body if isinstance(statement, ast.Expr)
+            id(statement.value): statement.value
+            for statement in self._tree.body
+            if isinstance(statement, ast.Expr)
         }
-        calls = [node for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
+        calls = [value for value in top_level.values() if isinstance(value, ast.Call)]
+        # Looking at every node is most of the time of a scan, and needed only where a name is called
+        # elsewhere than at the top level, has another name, or is written of in a text.
+        found = sum(self._function(call) is not None for call in calls)
+        if found != len(_CALLED.findall(source)) or _RENAMED.search(source):
+            calls = self._every_call()
         first_line: dict[str, int] = {}
         for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
             function = self._function(call)
@@ -199,6 +205,18 @@ class _Reader:
             else:
                 first_line[registration.suite] = call.lineno
                 self.registrations.append(registration)
+
+    def _every_call(self) -> list[ast.Call]:
+        """Every call of the file, once it is known which names the functions have in it."""
+        calls: list[ast.Call] = []
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Call):
+                calls.append(node)
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if alias.asname and alias.name in _REGISTER:
+                        self._function_of[alias.asname] = _REGISTER[alias.name]
+        return calls
 
     def _function(self, call: ast.Call) -> _Function | None:
         if isinstance(call.func, ast.Name):

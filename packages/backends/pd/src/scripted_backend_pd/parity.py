@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripted_chunked import run_until_all_finished
-from scripted_core import InProcessSession, ScriptedContext, ScriptedReqHandle
+from scripted_core import ScriptedContext, ScriptedReqHandle
 
 _ONLY_OF_A_PAIR = frozenset(
     {
@@ -64,6 +64,8 @@ def responses_of(
     prompts: Sequence[Prompt], kwargs: Mapping[str, Any], *, warm: bool = False, **params: Any
 ) -> list[Response]:
     """What an engine of its own answers, in this process; ``warm`` runs the prompts once before."""
+    from scripted_core import InProcessSession  # heavy, and the plugin beside it has to be light
+
     found: list[Response] = []
 
     def script(t: ScriptedContext) -> Iterator[None]:
