@@ -30,7 +30,11 @@ def tree(root):
 
 
 ALL = sorted(
-    (one for one in set(tree(ScriptedError)) if one.__module__.startswith("scripted_")),
+    (
+        one
+        for one in set(tree(ScriptedError))
+        if one.__module__.startswith(("scripted_core.", "scripted_registry."))
+    ),
     key=lambda one: one.__name__,
 )
 

@@ -199,7 +199,7 @@ def test_a_broken_event_loop_is_reported_and_ctrl_c_leaves_nothing(server_config
     assert _running(everybody) == {}
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "KeyboardInterrupt" in output
-    assert ended_s < 2 * _NOTICED_WITHIN_S
+    assert ended_s < 4 * _NOTICED_WITHIN_S
     # The test before it, whose engine broke, is an ERROR with the cause, and came at once.
     assert "RuntimeError: a planned failure of the event loop" in output
     assert "in break_the_loop" in output

@@ -189,7 +189,8 @@ class LeakDetected(ResourceError, AssertionError):
 
 
 def _tree(root: type[ScriptedError]) -> dict[str, type[ScriptedError]]:
-    found = {root.code: root}
+    # A class without a code of its own goes by that of the class above it, and is rebuilt as that.
+    found = {root.code: root} if "code" in vars(root) else {}
     for child in root.__subclasses__():
         found.update(_tree(child))
     return found

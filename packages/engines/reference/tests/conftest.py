@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,10 @@ from scripted_reference.request import FinishKind, Req, SamplingParams
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 from scripted_reference.scheduler import Scheduler
 from scripted_reference.window_claims import window_claims
+
+# Under nohup a run ignores SIGHUP, and so would the processes that tests start and hang up on.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Engine:

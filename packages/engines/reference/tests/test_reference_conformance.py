@@ -135,7 +135,8 @@ def test_a_damaged_engine_is_started_anew_for_the_next_row():
     assert verdicts["handles_show"] is Verdict.DOES
 
 
-def test_the_command_says_what_was_seen(capsys):
+def test_the_command_says_what_was_seen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow table breaks what is looked for
     arguments = ("--backend", "reference", "--only", "deferred")
     assert scripted(*arguments) == 2  # no call and no check has that
     assert "calls are yield, determinism" in capsys.readouterr().err
