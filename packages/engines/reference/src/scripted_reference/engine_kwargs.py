@@ -32,6 +32,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         "download_dir",
         "dtype",
         "enable_torch_compile",
+        "env",
         "grammar_backend",
         "host",
         "kv_cache_dtype",
