@@ -1,13 +1,13 @@
 """The reference engine's topologies over several devices: ``python -m bench.devices --device cuda``.
 
-Each topology answers the same prompts as one CPU does and as one such device does, without and with a prefix that
-is cached, and then the workload of the benchmark is timed on it. Prints a table in Markdown; ``--json FILE`` also
-writes it as JSON. ``--device cpu`` rehearses it without a GPU. The exit status is 1 if a token differs, or on one
-kind of device a log probability.
+Each topology answers the same prompts as one CPU does and as one such device does, without and with a
+prefix that is cached, and then the workload of the benchmark is timed on it. Prints a table in Markdown;
+``--json FILE`` also writes it as JSON. ``--device cpu`` rehearses it without a GPU. The exit status is 1
+if a token differs, or on one kind of device a log probability.
 
-A pipeline has a stage on each GPU, in one process and with a process for each; of a pair the prefill engine has
-the first GPU, the decode engine the second. With four GPUs there is also a pipeline of four stages. Only torch,
-safetensors and this project's packages are needed, and standard output is all that is written to.
+A pipeline has a stage on each GPU, in one process and with a process for each; of a pair the prefill
+engine has the first GPU, the decode engine the second. With four GPUs there is also a pipeline of four
+processes. Only torch, safetensors and this project's packages are needed.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def answers(t: Any, file: str, warm: bool) -> Iterator[None]:
     requests: list[Any] = [None] * len(handles)
     for _ in range(_STEPS):
         yield
-        # A request is let go of at its end; of a pair, the one that decodes comes after the one before it.
+        # A request is let go of at its end.
         requests = [handle.req or old for handle, old in zip(handles, requests, strict=True)]
         if all(handle.finished for handle in handles):
             break
@@ -209,7 +209,8 @@ def step_ms(
     """The median of a step of the workload, in milliseconds."""
     file = folder / "decode.json"
     session.execute_script(scripts.decode, args=(str(file),), check_invariants=check_invariants)
-    return statistics.median(json.loads(file.read_text(encoding="utf-8"))) * 1e3
+    seconds: list[float] = json.loads(file.read_text(encoding="utf-8"))
+    return statistics.median(seconds) * 1e3
 
 
 def measure(
@@ -220,7 +221,7 @@ def measure(
     on_cpu: Sequence[Answers],
     on_one: Sequence[Answers] | None,
 ) -> tuple[Row, list[Answers]]:
-    """One row, and the answers without and with a cached prefix; ``on_one`` is ``None`` of one device."""
+    """One row, and the answers without and with a cached prefix; ``on_one``: ``None`` of one device."""
     row = Row(topology.name)
     begun = time.monotonic()
     with started(topology, device) as session:

@@ -201,7 +201,7 @@ def test_the_first_token_can_be_the_last(t, expected):
     assert stop.finish_reason.kind == "stop"
 
 
-@pytest.mark.scripted(**_CONFIGURATIONS["page1"])
+@pytest.mark.scripted(**pair_kwargs(disable_overlap_schedule=True))
 def test_the_decode_engine_never_prefills_and_the_prefill_engine_never_decodes(t):
     r = _PROMPTS[0].start(t)
     yield from run_until_finished(r)
@@ -219,7 +219,11 @@ def test_the_decode_engine_never_prefills_and_the_prefill_engine_never_decodes(t
         ({"prefill_kwargs": {"chunked_prefill_size": 0}}, "chunked_prefill_size=0"),
         ({"decode_kwargs": 3}, "is no mapping"),
         ({"dp_size": 2}, "dp_size=2 is refused"),
-        ({"model_path": "scripted/small-swa"}, "sliding-window model"),
+        (
+            {"model_path": "scripted/small-swa"},
+            "disaggregation_mode=pair and model_path='hash' with sliding windows",
+        ),
+        ({"pp_size": 2}, "pp_size=2 and disaggregation_mode=pair do not go together"),
     ],
 )
 def test_arguments_that_a_pair_cannot_have_are_refused(kwargs, message):

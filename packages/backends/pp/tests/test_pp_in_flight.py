@@ -16,6 +16,7 @@ from scripted_chunked import (
     run_steps,
     run_until_all_finished,
     run_until_finished,
+    run_until_seen_everywhere,
     settle,
     undisturbed_output,
 )
@@ -197,7 +198,7 @@ def _leaves_it(t):
 
 def _finds_nothing(t):
     assert not t.list_active_reqs()
-    yield
+    yield from run_until_seen_everywhere(t)
     require_at_rest(t)
     require_ranks_alike(t)
     assert {rank.stats["kv_pool_free"] for rank in t.ranks} == {t.engine_stats()["kv_pool_total"]}

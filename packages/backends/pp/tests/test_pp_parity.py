@@ -95,7 +95,7 @@ def test_a_model_has_no_more_stages_than_layers():
 
 
 def test_what_is_not_divided_is_refused():
-    with pytest.raises(ConfigError, match="sliding windows is not divided"):
+    with pytest.raises(ConfigError, match="pp_size=2 and model_path='hash' with sliding windows"):
         _answers(model_path="scripted/small-swa", pp_size=2)
     with pytest.raises(ConfigError, match="do not go together"):
         _answers(pp_size=2, dp_size=2)

@@ -17,8 +17,8 @@ _POOL_TOKENS = 8192
 _WINDOW_POOL_RATIO = 0.0375
 """307 window slots: nine windows, or a chunk, the window before it, and six windows."""
 _RUNNING_REQUESTS = 8
-# SGLang gives window slots back 128 tokens at a time, which is half of so small a pool; the reference engine,
-# which gives each back when it has left the window, takes no notice of it.
+# SGLang gives window slots back 128 tokens at a time, which is half of so small a pool; the reference
+# engine, which gives each back when it has left the window, takes no notice of it.
 _EACH_SLOT_AT_ONCE = {"SGLANG_SWA_EVICTION_INTERVAL": "1"}
 _TRAINED_LAYERS = ("sliding_attention", "full_attention", "sliding_attention")
 

@@ -60,7 +60,8 @@ def park_a_candidate(
     """Start requests with long prompts until one waits in the middle of its prompt for window slots.
 
     The value of ``yield from``: the one that waits, and all of them. Raises ``StepsExhausted`` when
-    none of ``most`` has to wait.
+    none of ``most`` has to wait. SGLang begins a prompt when a chunk and the window before it fit, and
+    makes the next chunk as small as what is left: nobody waits there (0.5.23).
     """
     candidates: Handles = []
     for number in range(most):

@@ -11,6 +11,12 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
+from scripted_reference.argument_checks import (
+    check_int,
+    check_number,
+    lora_folders,
+    wrong_argument,
+)
 from scripted_reference.memory_bounds import (
     POSITION_BYTES,
     ROW_BYTES,
@@ -27,8 +33,10 @@ SMALL_SWA_MODEL: Final = "scripted/small-swa"
 
 HASH_MODEL: Final = "hash"
 TINY_MODEL: Final = "tiny"
-TINY_DRAFT_MODEL: Final = "tiny-draft"
 """The name of the small trained checkpoint."""
+
+TINY_DRAFT_MODEL: Final = "tiny-draft"
+"""The name of the smaller one of the same tokenizer, which guesses what it says."""
 
 
 class DisaggregationMode(StrEnum):
@@ -86,12 +94,14 @@ class ServerArgs:
         enable_metrics_device_timer: whether forwards are timed, for the gauge `fwd_occupancy`. A server
             also does it when `SGLANG_ENABLE_METRICS_DEVICE_TIMER=1` is set, as SGLang's does.
         served_model_name: what the server calls its model; `model_path` by default.
-        speculative_algorithm: `"EAGLE"`, `"EAGLE3"` or `"STANDALONE"`: decode by guessing and verifying,
-            see `speculation`; all three are a draft model of its own here.
+        speculative_algorithm: decode by guessing and verifying, see `speculation`: `"EAGLE"`, `"EAGLE3"`
+            or `"STANDALONE"`, which all are a draft model of its own here, or `"NGRAM"`, which looks up
+            what followed the same tokens before.
         speculative_draft_model_path: `"tiny-draft"`, or a folder with a model of the same tokenizer.
         speculative_num_steps: guesses of an iteration, at most.
         speculative_eagle_topk: 1, a chain.
-        speculative_num_draft_tokens: `speculative_num_steps` + 1, or left out.
+        speculative_num_draft_tokens: `speculative_num_steps` + 1, or left out; of `"NGRAM"` it decides.
+        speculative_ngram_max_trie_depth: tokens of the longest n-gram that is looked up.
         disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script.
         num_reserved_decode_tokens: of a pair, tokens that the decode engine sets aside for each request
             that it has, as far as that can come to need them.
@@ -134,6 +144,7 @@ class ServerArgs:
     speculative_num_steps: int = 3
     speculative_eagle_topk: int = 1
     speculative_num_draft_tokens: int | None = None
+    speculative_ngram_max_trie_depth: int = 18
     disaggregation_mode: str = DisaggregationMode.NULL
     num_reserved_decode_tokens: int = 512
     transfer_timeout_iterations: int = 16
@@ -144,7 +155,7 @@ class ServerArgs:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            _check_int(name, getattr(self, name), least=least)
+            check_int(name, getattr(self, name), least=least)
         if self.dp_size > _MOST_REPLICAS:
             raise wrong_argument(
                 "dp_size",
@@ -158,8 +169,8 @@ class ServerArgs:
                 raise wrong_argument(
                     name, getattr(self, name), "is not a bool", "use True or False"
                 )
-        _check_number("schedule_conservativeness", self.schedule_conservativeness)
-        _check_number("swa_full_tokens_ratio", self.swa_full_tokens_ratio, most=1.0)
+        check_number("schedule_conservativeness", self.schedule_conservativeness)
+        check_number("swa_full_tokens_ratio", self.swa_full_tokens_ratio, most=1.0)
         if self.schedule_policy not in tuple(SchedulePolicy):
             known = ", ".join(repr(policy.value) for policy in SchedulePolicy)
             raise wrong_argument(
@@ -195,7 +206,7 @@ class ServerArgs:
 
     def _check_stages(self) -> None:
         if self.pp_max_micro_batch_size is not None:
-            _check_int("pp_max_micro_batch_size", self.pp_max_micro_batch_size, least=1)
+            check_int("pp_max_micro_batch_size", self.pp_max_micro_batch_size, least=1)
         if self.pp_size == 1:
             return
         if self.pp_size > _MOST_STAGES or self.pp_async_batch_depth > _MOST_STAGES:
@@ -278,7 +289,7 @@ class ServerArgs:
             object.__setattr__(self, "json_model_override_args", overrides)
 
     def _check_lora(self) -> None:
-        paths = _lora_folders(self.lora_paths)
+        paths = lora_folders(self.lora_paths)
         object.__setattr__(self, "lora_paths", paths)
         if not paths:
             return
@@ -357,57 +368,9 @@ _LEAST: Final[Mapping[str, int]] = {
     "dp_size": 1,
     "speculative_num_steps": 1,
     "speculative_eagle_topk": 1,
+    "speculative_ngram_max_trie_depth": 1,
     "num_reserved_decode_tokens": 0,
     "transfer_timeout_iterations": 1,
     "pp_size": 1,
     "pp_async_batch_depth": 0,
 }
-
-
-def _check_int(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_argument(name, value, "is not an int", f"use a whole number from {least} on")
-    if value < least:
-        raise wrong_argument(name, value, "is too small", f"use {least} or more")
-
-
-def _check_number(name: str, value: object, *, most: float | None = None) -> None:
-    hint = "use a number from 0 on" if most is None else f"use a number from 0 to {most:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong_argument(name, value, "is not a number", hint)
-    if not 0 <= value < float("inf") or (most is not None and value > most):
-        raise wrong_argument(name, value, "is impossible", hint)
-
-
-def _lora_folders(value: object) -> dict[str, str]:
-    """Return the adapters' folders by name, from a mapping or from a list as SGLang takes it."""
-    hint = 'use {"name": "folder"}, or a list of "name=folder"'
-    if isinstance(value, Mapping):
-        pairs = list(value.items())
-    elif isinstance(value, list | tuple):
-        pairs = [_split_lora(one) for one in value]
-    else:
-        raise wrong_argument("lora_paths", value, "is neither a mapping nor a list", hint)
-    for pair in pairs:
-        if not all(isinstance(part, str) and part for part in pair):
-            raise wrong_argument(
-                "lora_paths", value, "has an entry that is no name with a folder", hint
-            )
-    folders = dict(pairs)
-    if len(folders) != len(pairs):
-        raise wrong_argument(
-            "lora_paths", value, "names one adapter twice", "give each a name of its own"
-        )
-    return folders
-
-
-def _split_lora(entry: object) -> tuple[object, object]:
-    if not isinstance(entry, str):
-        return (None, entry)
-    name, equals, folder = entry.partition("=")
-    return (name, folder) if equals else (entry, entry)
-
-
-def wrong_argument(name: str, value: object, problem: str, hint: str) -> ConfigError:
-    """Return what a user is told of an argument that cannot be had."""
-    return ConfigError(f"engine argument {name}={value!r} {problem}", hint=hint)

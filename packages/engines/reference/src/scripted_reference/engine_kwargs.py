@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from scripted_registry.errors import ConfigError
 
-from scripted_reference.args import HASH_MODEL, ServerArgs, wrong_argument
+from scripted_reference.args import HASH_MODEL, ServerArgs
+from scripted_reference.argument_checks import wrong_argument
 
 _WITHOUT_EFFECT: Final = frozenset(
     {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -37,6 +38,9 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def __iter__(self) -> Iterator[BatchInFlight]:
+        return iter(self._queue)
 
     def push(self, batch: ScheduleBatch, result: BatchResult) -> None:
         """Add a batch that has just run."""

@@ -29,6 +29,11 @@ _SPECULATION = {
     "speculative_eagle_topk": 1,
     "speculative_num_draft_tokens": 4,
 }
+_NGRAM: dict[str, Any] = {
+    "speculative_algorithm": "NGRAM",
+    "speculative_draft_model_path": None,
+    "speculative_num_draft_tokens": 4,
+}
 
 
 class _Outputs(NoObserver):
@@ -55,8 +60,9 @@ def _run(
     **kwargs: Any,
 ) -> tuple[dict[str, Any], int, Engine]:
     """Six requests: their outputs, ends and log probabilities, and how many iterations it took."""
-    given = {"model_path": "tiny", "context_length": 512, "chunked_prefill_size": 64, **kwargs}
-    engine = Engine(parse_engine_kwargs({**given, **(_SPECULATION if speculate else {})}))
+    given = {"model_path": "tiny", "context_length": 512, "chunked_prefill_size": 64}
+    given |= (_SPECULATION if speculate else {}) | kwargs
+    engine = Engine(parse_engine_kwargs(given))
     outputs = _Outputs()
     engine.observer = outputs
     rng = random.Random(1)
@@ -80,7 +86,12 @@ def _run(
         assert iterations < 2000
         for scheduler in engine.schedulers:
             for req in scheduler.running_batch.reqs:
-                assert req.kv_allocated_len == req.kv_committed_len == req.seq_len - 1
+                if scheduler.enable_overlap and not (speculate and req.output_ids):
+                    continue  # what is in flight counts as committed, a prompt in any case
+                assert req.kv_committed_len == req.seq_len - 1
+                ahead = req.kv_allocated_len - req.kv_committed_len
+                # A batch in flight may have accepted all guesses, and the next one has as many.
+                assert 0 <= ahead <= (8 if scheduler.enable_overlap else 0)
     engine.iterate()  # nothing runs: the engine looks for what has leaked
     found = {
         rid: (req.output_ids, req.finished_reason, [one.token_id for one in req.output_logprobs])
@@ -104,6 +115,11 @@ def _run(
             "speculative_num_draft_tokens": 2,
         },
         {"dp_size": 2},
+        {"disable_overlap_schedule": False},
+        {"disable_overlap_schedule": False, "page_size": 16, "max_total_tokens": 640},
+        {"disable_overlap_schedule": False, "max_total_tokens": 260, "logprobs": True},
+        _NGRAM,
+        {**_NGRAM, "disable_overlap_schedule": False, "logprobs": True},
     ],
 )
 def test_the_output_is_that_without_speculation(kwargs):
@@ -111,11 +127,14 @@ def test_the_output_is_that_without_speculation(kwargs):
     plain, slow, _ = _run(speculate=False, **own)
     found, fast, engine = _run(speculate=True, **kwargs)
     assert found == plain
-    assert fast < slow
+    # Random words are not what was said before: that looked up guesses are right is shown elsewhere.
+    looked_up = kwargs.get("speculative_algorithm") == "NGRAM"
+    assert fast <= slow if looked_up else fast < slow
     for scheduler in engine.schedulers:
         assert scheduler.accept_lengths is not None
         assert scheduler.accept_lengths.mean is not None
-        assert 1 < scheduler.accept_lengths.mean <= 4
+        assert scheduler.accept_lengths.mean <= 4
+        assert looked_up or scheduler.accept_lengths.mean > 1
 
 
 def test_guesses_that_are_never_right_cost_no_token():
@@ -205,14 +224,15 @@ def test_the_capability_is_told():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"speculative_algorithm": "NGRAM"}, "no algorithm"),
+        ({"speculative_algorithm": "MEDUSA"}, "no algorithm"),
+        ({"speculative_algorithm": "NGRAM"}, "of no use with speculative_algorithm='NGRAM'"),
         ({"speculative_draft_model_path": None}, "needs a draft model"),
-        ({"model_path": "hash"}, "nothing guesses"),
+        ({"model_path": "hash"}, "no draft model guesses"),
         ({"speculative_num_steps": 17, "speculative_num_draft_tokens": 18}, "no number of guesses"),
         ({"speculative_eagle_topk": 4}, "no tree"),
         ({"speculative_num_draft_tokens": 9}, "does not fit"),
-        ({"disable_overlap_schedule": False}, "cannot be combined"),
-        ({"pp_size": 2}, "cannot be combined"),
+        ({"pp_size": 2}, "speculative_algorithm='EAGLE3' and pp_size=2 do not go together"),
+        ({"disaggregation_mode": "pair"}, "disaggregation_mode=pair do not go together"),
     ],
 )
 def test_what_cannot_be_is_refused(changed, said):

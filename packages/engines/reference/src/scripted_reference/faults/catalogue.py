@@ -11,9 +11,11 @@ from scripted_reference.faults import (
     memory,
     outputs,
     overlap,
+    pairs,
     pipeline,
     prefix_tree,
     scheduling,
+    speculation,
     windows,
 )
 from scripted_reference.faults.fault import Area, Fault, install, named, registered
@@ -22,7 +24,17 @@ from scripted_reference.faults.of_servers import ServerFault
 if TYPE_CHECKING:
     from scripted_reference.engine import Engine
 
-_MODULES: Final = (scheduling, memory, prefix_tree, overlap, outputs, windows, pipeline)
+_MODULES: Final = (
+    scheduling,
+    memory,
+    prefix_tree,
+    overlap,
+    outputs,
+    windows,
+    pipeline,
+    pairs,
+    speculation,
+)
 _ORDER: Final = list(Area)
 
 FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(

@@ -33,19 +33,28 @@ class Area(StrEnum):
     OUTPUTS = "outputs"
     WINDOWS = "sliding windows"
     PIPELINE = "pipeline"
+    PAIR = "prefill/decode pair"
+    SPECULATION = "speculation"
 
     @property
     def scripts(self) -> Path:
         """Where the scripts are that look there."""
-        topology = {Area.WINDOWS: "swa", Area.PIPELINE: "pp"}.get(self, "single")
-        return Path("packages/backends") / topology / "tests"
+        if self is Area.SPECULATION:
+            return Path("packages/engines/reference/tests/test_reference_ngram.py")
+        topology = {Area.WINDOWS: "swa", Area.PIPELINE: "pp", Area.PAIR: "pd"}
+        return Path("packages/backends") / topology.get(self, "single") / "tests"
 
     @property
     def engine_kwargs(self) -> dict[str, Any]:
         """The arguments without which an engine has no such part."""
         if self is Area.WINDOWS:
             return {"model_path": SMALL_SWA_MODEL, "chunked_prefill_size": 64}
-        return {"pp_size": 2} if self is Area.PIPELINE else {}
+        needed: dict[Area, dict[str, Any]] = {
+            Area.PIPELINE: {"pp_size": 2},
+            Area.PAIR: {"disaggregation_mode": "pair"},
+            Area.SPECULATION: {"speculative_algorithm": "NGRAM"},
+        }
+        return needed.get(self, {})
 
 
 class FaultNotHere(ConfigError):
@@ -160,7 +169,7 @@ def _parts(engine: Engine) -> Iterator[Any]:
     yield engine
     yield from engine.extra_parts()
     for scheduler in engine.all_schedulers():
-        yield scheduler
+        yield from (scheduler, scheduler.model)
         yield from (scheduler.control, scheduler.departures, scheduler.results, scheduler.batches)
         memory = scheduler.memory
         yield from (scheduler.in_flight, memory, memory.allocator, memory.rows, memory.tree_cache)

@@ -10,7 +10,8 @@ from typing import Any, Final
 from scripted_core.views import Side
 from scripted_registry.errors import ConfigError
 
-from scripted_reference.args import DisaggregationMode, ServerArgs, wrong_argument
+from scripted_reference.args import DisaggregationMode, ServerArgs
+from scripted_reference.argument_checks import wrong_argument
 
 PER_SIDE: Final = frozenset(
     {

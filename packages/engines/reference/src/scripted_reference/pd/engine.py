@@ -59,12 +59,14 @@ class PdEngine(Engine):
         self.prefill = PrefillScheduler(side_args(args, Side.PREFILL), rooms=self.rooms)
         if self.decode.memory.window_storage is not None:
             raise ConfigError(
-                f"a prefill/decode pair cannot run the sliding-window model {args.model_path!r}",
+                f"engine arguments disaggregation_mode={args.disaggregation_mode!s} and "
+                f"model_path={args.model_path!r} with sliding windows do not go together in the "
+                "reference engine",
                 hint="use another model, or drop disaggregation_mode",
             )
         self.transfer = KvTransfer(
             rooms=self.rooms,
-            copy=self._copy_kv,
+            copy=lambda rid, start, end: self._copy_kv(rid, start, end),
             timeout_iterations=args.transfer_timeout_iterations,
         )
         self.prefill.transfer = self.transfer

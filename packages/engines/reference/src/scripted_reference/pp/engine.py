@@ -16,8 +16,8 @@ def stages_of(args: ServerArgs) -> list[Stage]:
     """Return the stages of a configuration; `ConfigError` for a model that cannot be divided."""
     if sliding_window(args) is not None:
         raise ConfigError(
-            f"engine argument pp_size={args.pp_size}: a model with sliding windows is not divided "
-            "into stages by the reference engine",
+            f"engine arguments pp_size={args.pp_size} and model_path={args.model_path!r} with sliding "
+            "windows do not go together in the reference engine",
             hint="use pp_size=1, or a model without sliding windows",
         )
     return [Stage(index, args.pp_size) for index in range(args.pp_size)]

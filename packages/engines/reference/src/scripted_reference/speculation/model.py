@@ -1,14 +1,15 @@
-"""A model with a draft model beside it: both keep their KV in slots of the same numbers."""
+"""A model that verifies guesses, and one that makes them with a draft model beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scripted_registry.errors import ConfigError
 
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
+from scripted_reference.models.hash_model import HashModel
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 
@@ -16,33 +17,52 @@ from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 class VerifyBatch(ScheduleBatch):
     """A decode of several tokens a request: its newest one, and `draft_lens` guesses behind it.
 
-    `seq_lens` are the lengths with the newest token alone. `slots` has for each request those of the
-    newest token and of its guesses.
+    `input_ids` are the newest tokens, and once it has run all tokens that were fed; `seq_lens` are the
+    lengths with the newest token alone. `slots` has for each request those of the newest token and of
+    its guesses, `unprocessed` the tokens whose result was in flight when the batch was made.
     """
 
-    __slots__ = ("draft_lens", "slots")
+    __slots__ = ("draft_lens", "slots", "unprocessed")
 
-    def __init__(self, reqs: Sequence[Req], *, draft_lens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        reqs: Sequence[Req],
+        *,
+        draft_lens: Sequence[int],
+        unprocessed: Sequence[Sequence[int]] = (),
+    ) -> None:
         super().__init__(reqs, ForwardMode.DECODE)
         self.draft_lens = list(draft_lens)
+        self.unprocessed = list(unprocessed) or [() for _ in reqs]
         self.slots: list[IntArray] = []
 
+    def tokens_of(self, index: int) -> list[int]:
+        """Return all tokens of a request up to the newest one."""
+        req = self.reqs[index]
+        return [*req.origin_input_ids, *req.output_ids, *self.unprocessed[index]]
 
-class SpeculativeModel:
-    """Guesses with `draft`, verifies with `target`; every other batch goes to both.
+    def column(self, fed: Sequence[Sequence[int]], step: int, of: Sequence[int]) -> ScheduleBatch:
+        """Return a plain decode of token number `step` of `fed`, for the requests `of`."""
+        one = ScheduleBatch([self.reqs[i] for i in of], ForwardMode.DECODE)
+        one.rows = self.rows[list(of)]
+        one.seq_lens = self.seq_lens[list(of)] + step
+        one.max_seq_len = int(one.seq_lens.max())
+        one.input_ids = np.array([fed[i][step] for i in of], dtype=np.int64)
+        one.out_cache_loc = np.array([self.slots[i][step] for i in of], dtype=np.int64)
+        return one
 
-    Both have to be bound to the same rows, and to storages of the same size. Raises `ConfigError` for
-    models with different vocabularies.
-    """
+    def reaching(self, step: int) -> list[int]:
+        """Return the requests, by their place in the batch, that have a token number `step`."""
+        return [i for i, length in enumerate(self.draft_lens) if step <= length]
 
-    def __init__(self, *, target: Model, draft: Model) -> None:
-        if target.vocab_size != draft.vocab_size:
-            raise ConfigError(
-                f"the draft model has {draft.vocab_size} tokens and the model {target.vocab_size}",
-                hint="speculative_draft_model_path takes a model with the same tokenizer",
-            )
+
+class VerifyingModel:
+    """Runs `target` on the guesses of `guess`; any other batch as it is."""
+
+    def __init__(self, *, target: Model) -> None:
         self.target = target
-        self.draft = draft
+        # A slot of the hash model depends on the one before it, so that it takes them one by one.
+        self._at_once = not isinstance(target, HashModel)
 
     @property
     def vocab_size(self) -> int:
@@ -66,7 +86,7 @@ class SpeculativeModel:
 
     @property
     def kv(self) -> KvStorage:
-        """The model's own storage; what the draft model keeps is no part of it."""
+        """The model's own storage; what a draft model keeps is no part of it."""
         return self.target.kv
 
     def forward(self, batch: ScheduleBatch) -> BatchResult:
@@ -76,10 +96,30 @@ class SpeculativeModel:
         request: what the model says behind it. `batch.input_ids` then has what was fed.
         """
         if not isinstance(batch, VerifyBatch):
-            self.draft.forward(batch)
-            return self.target.forward(batch)
+            return self.compute(batch)
         fed = self.guess(batch)
         batch.input_ids = np.concatenate(fed)
+        return self._verify_at_once(batch, fed) if self._at_once else self._verify(batch, fed)
+
+    def compute(self, batch: ScheduleBatch) -> BatchResult:
+        """Compute a batch in which there is nothing to verify."""
+        return self.target.forward(batch)
+
+    def guess(self, batch: VerifyBatch) -> list[IntArray]:
+        """Return for each request its newest token and the guesses behind it."""
+        raise NotImplementedError
+
+    def guessable(self, tokens: Iterable[int], most: int) -> int:
+        """Return how many guesses there are to be had behind these tokens, `most` at most."""
+        return most
+
+    def remember(self, req: Req) -> None:
+        """Do nothing with what a request that has ended said."""
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+
+    def _verify_at_once(self, batch: VerifyBatch, fed: Sequence[IntArray]) -> BatchResult:
         counts = [len(tokens) for tokens in fed]
         verify = ScheduleBatch(
             [req for req, count in zip(batch.reqs, counts, strict=True) for _ in range(count)],
@@ -94,21 +134,46 @@ class SpeculativeModel:
         verify.out_cache_loc = batch.out_cache_loc
         return self.target.forward(verify)
 
+    def _verify(self, batch: VerifyBatch, fed: Sequence[IntArray]) -> BatchResult:
+        said = [np.empty_like(tokens) for tokens in fed]
+        for step in range(max(batch.draft_lens) + 1):
+            verified = batch.reaching(step)
+            result = self.target.forward(batch.column([*map(list, fed)], step, verified))
+            for i, token in zip(verified, result.next_token_ids.tolist(), strict=True):
+                said[i][step] = token
+        return BatchResult(np.concatenate(said))
+
+
+class SpeculativeModel(VerifyingModel):
+    """Guesses with `draft`; both models keep their KV in slots of the same numbers.
+
+    Both have to be bound to the same rows, and to storages of the same size. Raises `ConfigError` for
+    models with different vocabularies.
+    """
+
+    def __init__(self, *, target: Model, draft: Model) -> None:
+        if target.vocab_size != draft.vocab_size:
+            raise ConfigError(
+                f"the draft model has {draft.vocab_size} tokens and the model {target.vocab_size}",
+                hint="speculative_draft_model_path takes a model with the same tokenizer",
+            )
+        super().__init__(target=target)
+        self.draft = draft
+
+    def compute(self, batch: ScheduleBatch) -> BatchResult:
+        """Compute a prompt with both models."""
+        self.draft.forward(batch)
+        return super().compute(batch)
+
     def guess(self, batch: VerifyBatch) -> list[IntArray]:
         """Return for each request its newest token and the guesses behind it.
 
         The last guess is fed to the draft model, too: if it is accepted, its KV is there.
         """
-        fed = [[int(req.output_ids[-1])] for req in batch.reqs]
+        fed = [[token] for token in batch.input_ids.tolist()]
         for step in range(max(batch.draft_lens) + 1):
-            drafting = [i for i, length in enumerate(batch.draft_lens) if step <= length]
-            one = ScheduleBatch([batch.reqs[i] for i in drafting], ForwardMode.DECODE)
-            one.rows = batch.rows[drafting]
-            one.seq_lens = batch.seq_lens[drafting] + step
-            one.max_seq_len = int(one.seq_lens.max())
-            one.input_ids = np.array([fed[i][step] for i in drafting], dtype=np.int64)
-            one.out_cache_loc = np.array([batch.slots[i][step] for i in drafting], dtype=np.int64)
-            said = self.draft.forward(one).next_token_ids.tolist()
+            drafting = batch.reaching(step)
+            said = self.draft.forward(batch.column(fed, step, drafting)).next_token_ids.tolist()
             for i, token in zip(drafting, said, strict=True):
                 if step < batch.draft_lens[i]:
                     fed[i].append(token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,34 @@ from scripted_registry.errors import ConfigError
 from scripted_reference.args import ServerArgs
 from scripted_reference.batching import BatchBuilder
 from scripted_reference.errors import OutOfSlotsError
-from scripted_reference.memory import paged_growth
+from scripted_reference.memory import IntArray, paged_growth
 from scripted_reference.models.base import BatchResult, Model
 from scripted_reference.models.factory import load_draft_model, load_model
 from scripted_reference.observer import SchedulerObserver
 from scripted_reference.request import Req
-from scripted_reference.results import ResultProcessor
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.scheduler import Scheduler
 from scripted_reference.speculation.accept_lengths import AcceptLengths
-from scripted_reference.speculation.model import SpeculativeModel, VerifyBatch
+from scripted_reference.speculation.arguments import NGRAM
+from scripted_reference.speculation.model import SpeculativeModel, VerifyBatch, VerifyingModel
+from scripted_reference.speculation.ngram import NgramModel
+from scripted_reference.speculation.results import VerifiedResults
 
 
 class SpeculativeScheduler(Scheduler):
-    """A scheduler whose decodes are verifications."""
+    """A scheduler whose decodes are verifications.
+
+    With overlap a verification is made before the result of the last one is processed: it goes on from
+    the tokens that were accepted all the same, as a device does that has them. Slots of guesses that
+    were wrong are then used again by the next guesses, and given back when nothing is in flight.
+
+    Attributes:
+        guessing_model: the model as it was made; a server meters it, and has another object as `model`.
+    """
+
+    guessing_model: VerifyingModel
+
+    results: VerifiedResults
 
     def __init__(self, args: ServerArgs, *, observer: SchedulerObserver | None = None) -> None:
         super().__init__(args, observer=observer)
@@ -34,20 +47,26 @@ class SpeculativeScheduler(Scheduler):
         self.results = VerifiedResults(self, accept_lengths=lengths)
 
     def make_model(self, args: ServerArgs) -> Model:
-        """Return the model and its draft model, over the same pools."""
+        """Return the model and what guesses for it, over the same pools."""
         pools: dict[str, Any] = {
             "kv_pool": self.token_to_kv_pool,
             "req_to_token_pool": self.req_to_token_pool,
         }
-        if self.memory.window is not None:
+        if self.memory.window_storage is not None:
             raise ConfigError(
-                "engine argument speculative_algorithm: a model with sliding windows is not "
-                "verified by the reference engine",
-                hint="drop it, or use a model without sliding windows",
+                f"engine arguments speculative_algorithm={args.speculative_algorithm!r} and "
+                f"model_path={args.model_path!r} with sliding windows do not go together in the "
+                "reference engine",
+                hint="drop speculative_algorithm, or use a model without sliding windows",
             )
-        return SpeculativeModel(
-            target=load_model(args, **pools), draft=load_draft_model(args, **pools)
-        )
+        target = load_model(args, **pools)
+        if args.speculative_algorithm == NGRAM:
+            longest = args.speculative_ngram_max_trie_depth
+            self.guessing_model = NgramModel(target=target, longest=longest)
+        else:
+            draft = load_draft_model(args, **pools)
+            self.guessing_model = SpeculativeModel(target=target, draft=draft)
+        return self.guessing_model
 
     def run_batch(self, batch: ScheduleBatch) -> BatchResult:
         """Run the models; a verification leaves nothing to advance."""
@@ -57,143 +76,107 @@ class SpeculativeScheduler(Scheduler):
         self.observer.on_run_batch(batch)
         return self.model.forward(batch)
 
+    def unprocessed_outputs(self) -> dict[Req, list[int]]:
+        """Return what is in flight of each running request: the tokens that it will have had."""
+        found: dict[Req, list[int]] = {}
+        for flying in self.in_flight:
+            for req, tokens in self.results.tokens_of(flying.batch, flying.result):
+                if req not in flying.discarded:
+                    found[req] = [*found.get(req, ()), *tokens]
+        return found
+
+    def flush_cache(self) -> bool:
+        """Empty the prefix tree, and forget what was remembered for guesses."""
+        flushed = super().flush_cache()
+        if flushed:
+            self.guessing_model.forget()
+        return flushed
+
 
 class VerifyBatches(BatchBuilder):
     """Makes decodes with as many guesses as there is room for: all, or else none."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    _scheduler: SpeculativeScheduler
+
+    def __init__(self, scheduler: SpeculativeScheduler) -> None:
         super().__init__(scheduler)
         self._steps = scheduler.server_args.speculative_num_steps
+        self._wanted: dict[Req, int] = {}
         self._may_guess = True
 
     def next_decode(self) -> ScheduleBatch | None:
         """Return the running requests, prepared for a verification each."""
         scheduler = self._scheduler
         if scheduler.running_batch.reqs:
+            self._want_guesses(scheduler.running_batch.reqs)
             self.make_room_for_decode()
         reqs = scheduler.running_batch.reqs
         if not reqs:
             return None
-        batch = VerifyBatch(reqs, draft_lens=self._draft_lens(self._may_guess))
-        table = self._rows.req_to_token
-        for req, length in zip(reqs, batch.draft_lens, strict=True):
-            row = table[req.req_pool_idx]
-            start, end = req.kv_committed_len, req.kv_committed_len + length + 1
-            last_loc = int(row[start - 1]) if start else -1
-            taken = self._allocator.alloc_extend(prefix_len=start, seq_len=end, last_loc=last_loc)
-            if taken is None:
-                raise OutOfSlotsError(f"{req!r} verifies {length} guesses without slots for them")
-            row[start:end] = taken
-            req.kv_allocated_len = end
-            batch.slots.append(taken)
-        batch.rows = np.array([req.req_pool_idx for req in reqs], dtype=np.int64)
-        batch.seq_lens = np.array([req.kv_committed_len + 1 for req in reqs], dtype=np.int64)
-        batch.max_seq_len = int(batch.seq_lens.max())
-        batch.input_ids = np.array([req.output_ids[-1] for req in reqs], dtype=np.int64)
-        batch.out_cache_loc = np.concatenate(batch.slots)
+        unprocessed = scheduler.unprocessed_outputs()
+        batch = VerifyBatch(
+            reqs,
+            draft_lens=[self._draft_len(req, self._may_guess) for req in reqs],
+            unprocessed=[unprocessed.get(req, ()) for req in reqs],
+        )
+        self._prepare(batch)
         return batch
+
+    def _prepare(self, batch: VerifyBatch) -> None:
+        starts, newest = [], []
+        for req, length, tokens in zip(
+            batch.reqs, batch.draft_lens, batch.unprocessed, strict=True
+        ):
+            start = req.seq_len - 1 + len(tokens)
+            batch.slots.append(self._slots(req, start, start + length + 1))
+            starts.append(start)
+            newest.append(tokens[-1] if tokens else req.output_ids[-1])
+        batch.rows = np.array([req.req_pool_idx for req in batch.reqs], dtype=np.int64)
+        batch.seq_lens = np.array(starts, dtype=np.int64) + 1
+        batch.max_seq_len = int(batch.seq_lens.max())
+        batch.input_ids = np.array(newest, dtype=np.int64)
+        batch.out_cache_loc = np.concatenate(batch.slots)
+
+    def _slots(self, req: Req, start: int, end: int) -> IntArray:
+        """Return the slots of these positions; those that it has not got are taken."""
+        row: IntArray = self._rows.req_to_token[req.req_pool_idx]
+        had = req.kv_allocated_len
+        if end > had:
+            last_loc = int(row[had - 1]) if had else -1
+            taken = self._allocator.alloc_extend(prefix_len=had, seq_len=end, last_loc=last_loc)
+            if taken is None:
+                raise OutOfSlotsError(f"{req!r} verifies {end - start - 1} guesses without slots")
+            row[had:end] = taken
+            req.kv_allocated_len = end
+        return row[start:end].copy()
 
     def _has_room(self) -> bool:
         for may_guess in (True, False):
-            if self._scheduler.memory.evict_until(self._growth(self._draft_lens(may_guess))):
+            if self._scheduler.memory.evict_until(self._growth(may_guess)):
                 self._may_guess = may_guess
                 return True
         return False
 
-    def _growth(self, draft_lens: list[int]) -> int:
-        return sum(
-            paged_growth(req.kv_committed_len, req.kv_committed_len + length + 1, self._page_size)
-            for req, length in zip(self._scheduler.running_batch.reqs, draft_lens, strict=True)
-        )
+    def _growth(self, may_guess: bool) -> int:
+        unprocessed = self._scheduler.unprocessed_outputs()
+        needed = 0
+        for req in self._scheduler.running_batch.reqs:
+            end = req.seq_len + len(unprocessed.get(req, ())) + self._draft_len(req, may_guess)
+            had = req.kv_allocated_len
+            needed += paged_growth(had, max(had, end), self._page_size)
+        return needed
 
-    def _draft_lens(self, may_guess: bool) -> list[int]:
-        """No request guesses beyond its last token."""
-        steps = self._steps if may_guess else 0
-        return [
-            min(steps, req.max_new_tokens - len(req.output_ids) - 1)
-            for req in self._scheduler.running_batch.reqs
-        ]
+    def _draft_len(self, req: Req, may_guess: bool) -> int:
+        return self._wanted[req] if may_guess else 0
 
-
-class VerifiedResults(ResultProcessor):
-    """Takes the guesses that the model agrees with, and its own choice behind them."""
-
-    def __init__(self, scheduler: Scheduler, *, accept_lengths: AcceptLengths) -> None:
-        super().__init__(scheduler)
-        self._accept_lengths = accept_lengths
-
-    def process_decode(
-        self, batch: ScheduleBatch, result: BatchResult, discarded: AbstractSet[Req]
-    ) -> None:
-        """Append the tokens of each request, and give the slots of the other guesses back."""
-        assert isinstance(batch, VerifyBatch), "every decode is one"
-        accepted = self._accepted(batch, result)
-        ended = self._take(batch.reqs, accepted)
-        for req in batch.reqs:
-            self._give_back(req)
-        if ended:
-            self.end_finished(ended)
-
-    def keep_logprobs(
-        self, batch: ScheduleBatch, result: BatchResult, discarded: AbstractSet[Req]
-    ) -> None:
-        """Keep those of the tokens that are taken; a verification has them for all guesses."""
-        if not isinstance(batch, VerifyBatch):
-            super().keep_logprobs(batch, result, discarded)
-            return
-        assert result.logprobs is not None
-        at = 0
-        accepted = self._accepted(batch, result)
-        for req, tokens, length in zip(batch.reqs, accepted, batch.draft_lens, strict=True):
-            kept = len(self._until_end(req, tokens))
-            for one in result.logprobs[at : at + kept]:
-                if one is not None:
-                    req.output_logprobs.append(one.output)
-            at += length + 1
-
-    def _accepted(self, batch: VerifyBatch, result: BatchResult) -> list[list[int]]:
-        said, fed = result.next_token_ids.tolist(), batch.input_ids.tolist()
-        found, at = [], 0
-        for length in batch.draft_lens:
-            right = 0
-            while right < length and fed[at + right + 1] == said[at + right]:
-                right += 1
-            found.append(said[at : at + right + 1])
-            at += length + 1
-        return found
-
-    def _until_end(self, req: Req, tokens: list[int]) -> list[int]:
-        room = req.max_new_tokens - len(req.output_ids)
-        for i, token in enumerate(tokens[:room]):
-            if token in req.stop_ids:
-                return tokens[: i + 1]
-        return tokens[:room]
-
-    def _take(self, reqs: list[Req], accepted: list[list[int]]) -> list[Req]:
-        """Append the first token of each, then the second, ...: observers are told of one at a time."""
-        lengths = self._accept_lengths
-        ended: list[Req] = []
+    def _want_guesses(self, reqs: list[Req]) -> None:
+        """Ask how much there is to guess; no request guesses beyond its last token."""
+        unprocessed = self._scheduler.unprocessed_outputs()
+        model = self._scheduler.guessing_model
+        self._wanted = {}
         for req in reqs:
-            req.spec_verify_ct += 1
-        for i in range(max(map(len, accepted))):
-            taking = [
-                (req, tokens[i])
-                for req, tokens in zip(reqs, accepted, strict=True)
-                if i < len(tokens) and not req.finished()
-            ]
-            ended += [req for req, token in taking if self.take_token(req, token)]
-            lengths.tokens += len(taking)
-            if taking:
-                self._scheduler.observer.on_output([req for req, _ in taking])
-        lengths.verified += len(reqs)
-        return ended
-
-    def _give_back(self, req: Req) -> None:
-        """Free what no token has come to; the newest token has no KV yet."""
-        committed = req.seq_len - 1
-        page = self._scheduler.page_size
-        whole = -(-committed // page) * page
-        if whole < req.kv_allocated_len:
-            row = self._scheduler.req_to_token_pool.req_to_token[req.req_pool_idx]
-            self._scheduler.token_to_kv_pool_allocator.free(row[whole : req.kv_allocated_len])
-        req.kv_committed_len = req.kv_allocated_len = committed
+            ahead = unprocessed.get(req, ())
+            left = req.max_new_tokens - len(req.output_ids) - len(ahead) - 1
+            most = max(min(self._steps, left), 0)
+            tokens = (*req.origin_input_ids, *req.output_ids, *ahead)
+            self._wanted[req] = model.guessable(tokens, most)
