@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def at_most(value: float) -> Target:
 class Result:
     """A measured row. ``target`` and ``met`` are ``None`` in a row that is there for information.
 
-    A row without a result has no median, and a ``remark`` that says why.
+    ``interval`` is one of 95 % confidence for the median, where it was asked for. A row without a result
+    has no median, and a ``remark`` that says why.
     """
 
     name: str
@@ -62,11 +64,38 @@ class Result:
     target: str | None
     met: bool | None
     remark: str | None = None
+    interval: tuple[float, float] | None = None
 
 
 def summarize(name: str, samples: Sequence[float], unit: str, target: Target | None) -> Result:
     """Median and spread of ``samples``; the spread is the distance between the quartiles."""
     return _row(name, statistics.median(samples), _between_quartiles(samples), unit, target)
+
+
+def with_interval(name: str, samples: Sequence[float], unit: str, target: Target | None) -> Result:
+    """The same with an interval of confidence for the median."""
+    return replace(summarize(name, samples, unit, target), interval=median_interval(samples))
+
+
+def median_interval(
+    samples: Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """An interval that holds the median of what ``samples`` were drawn from; ``None`` for too few.
+
+    Of order statistics (the sign test turned round): each sample is below the median with probability
+    1/2, so how many are is binomial, whatever the distribution. The confidence is at least what was
+    asked for; fewer than 6 samples cannot reach 95 %.
+    """
+    values, count = sorted(samples), len(samples)
+    outside = (1 - confidence) / 2
+    # The largest number of samples that can be cut off at each end.
+    cut, below = -1, 0.0
+    while cut + 1 < count:
+        below += math.comb(count, cut + 1) / 2**count
+        if below > outside:
+            break
+        cut += 1
+    return None if cut < 0 else (values[cut], values[count - 1 - cut])
 
 
 def no_result(name: str, why: str) -> Result:
@@ -101,7 +130,7 @@ def write_json(results: Iterable[Result], path: Path) -> None:
 def print_table(results: Iterable[Result], console: Console) -> None:
     """Print the rows."""
     table = Table("name", title="medians; spread is the distance between the quartiles")
-    for heading in ("median", "spread"):
+    for heading in ("median", "spread", "95 %"):
         table.add_column(heading, justify="right")
     for heading in ("unit", "target", "met"):
         table.add_column(heading)
@@ -111,6 +140,7 @@ def print_table(results: Iterable[Result], console: Console) -> None:
             result.name,
             "no result" if result.median is None else _figure(result.median, digits=3),
             "" if result.spread is None else _figure(result.spread, digits=2),
+            "" if result.interval is None else _between(result.interval),
             result.unit,
             result.target or "",
             {None: "", True: "[green]yes[/]", False: "[bold red]no[/]"}[result.met],
@@ -124,3 +154,7 @@ def print_table(results: Iterable[Result], console: Console) -> None:
 
 def _figure(value: float, *, digits: int) -> str:
     return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return " to ".join(_figure(end, digits=4) for end in interval)

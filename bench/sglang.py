@@ -7,6 +7,7 @@ neighbouring blocks, and what else the machine does is in both of their sides.
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,14 @@ from bench import scripts
 from bench.blocks import Block
 from bench.free_running import Load, ServerFailed, both_servers, compare_free_running
 from bench.parts import Part
-from bench.results import Result, at_least, at_most, no_result, summarize
+from bench.results import Result, at_least, at_most, no_result, summarize, with_interval
 from bench.sides import Ours, Peer, SideFailed
 
 ROUNDS: Final = 8
-PIPELINE_ROUNDS: Final = 4
-FREE_PAIRS: Final = 24
-FREE_LOAD: Final = Load(requests=8, new_tokens=256)
+PIPELINE_ROUNDS: Final = 6
+START_PAIRS: Final = 3
+FREE_PAIRS: Final = 120
+FREE_LOAD: Final = Load(requests=8, new_tokens=192)
 _TARGETS: Final = {Block.ARRIVAL: 0.5, Block.RESET: 0.25, Block.DECODE: 1.0}
 
 Report = Callable[[str], None]
@@ -50,20 +52,25 @@ def measure(
 ) -> list[Result]:
     """The rows of the SGLang table that are ``wanted`` by name; ``report`` is told what is going on.
 
-    ``long`` adds what takes minutes and is over in an instant elsewhere: the shutdown of SGLang's
-    harness, and its exhausted pipeline.
+    A side that fails ends its part, whose rows then say so. ``long`` adds what takes minutes and is over
+    in an instant elsewhere: the shutdown of SGLang's harness, and its exhausted pipeline.
     """
     rows: list[Result] = []
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="scripted-bench-") as name:
             folder = Path(name)
-            match part:
-                case Part.ONE_DEVICE:
-                    rows += _one_device(folder, report=report, long=long)
-                case Part.PIPELINE:
-                    rows += _pipeline(folder, report=report, long=long)
-                case Part.FREE_RUNNING:
-                    rows += _free_running(folder, report=report)
+            load, _, _ = os.getloadavg()
+            report(f"SGLang: {part.value}, load average {load:.1f}")
+            try:
+                match part:
+                    case Part.ONE_DEVICE:
+                        rows += _one_device(folder, report=report, long=long)
+                    case Part.PIPELINE:
+                        rows += _pipeline(folder, report=report, long=long)
+                    case Part.FREE_RUNNING:
+                        rows += _free_running(folder, report=report)
+            except SideFailed as failure:
+                rows.append(no_result(f"sglang: {part.value}", str(failure)))
     return [row for row in rows if wanted(row.name)]
 
 
@@ -74,12 +81,30 @@ def _one_device(folder: Path, *, report: Report, long: bool) -> list[Result]:
     found = Rounds()
     kwargs = _kwargs(folder)
     _compare(found, kwargs, folder, rounds=ROUNDS, report=report, skipped={}, long=long)
-    # Once more the other way round, for a start that is not always the second one.
-    report("SGLang: starts once more, in the other order")
-    with Peer(kwargs, log=folder / "peer.log") as peer, Ours(kwargs) as ours:
-        found.starts.append((ours.start_s, peer.start_s))
-        found.shutdowns.append(ours.shutdown())
+    # More starts, for one that is not always the second; what was measured outlives a failed one.
+    for number in range(START_PAIRS):
+        report(f"SGLang: starts once more, pair {number + 1} of {START_PAIRS}")
+        try:
+            _start_both(found, kwargs, folder, ours_first=number % 2 == 1)
+        except SideFailed as failure:
+            report(str(failure))
     return _rows(found, "", start_target=1.0)
+
+
+def _start_both(
+    found: Rounds, kwargs: Mapping[str, Any], folder: Path, *, ours_first: bool
+) -> None:
+    """Start one after the other, each beside nothing but what the machine does anyway."""
+    seconds: dict[bool, float] = {}
+    for is_ours in (ours_first, not ours_first):
+        if is_ours:
+            with Ours(kwargs) as ours:
+                seconds[is_ours] = ours.start_s
+                found.shutdowns.append(ours.shutdown())
+        else:
+            with Peer(kwargs, log=folder / "peer.log") as peer:
+                seconds[is_ours] = peer.start_s
+    found.starts.append((seconds[True], seconds[False]))
 
 
 def _pipeline(folder: Path, *, report: Report, long: bool) -> list[Result]:
@@ -165,7 +190,7 @@ def _rows(found: Rounds, suffix: str, *, start_target: float | None) -> list[Res
     ratios = []
     if start_target is not None:
         ratios.append(
-            summarize(
+            with_interval(
                 f"sglang: server start, ours to theirs{suffix}",
                 [one / two for one, two in found.starts],
                 "ratio",
@@ -188,7 +213,9 @@ def _rows(found: Rounds, suffix: str, *, start_target: float | None) -> list[Res
             statistics.median(one) / statistics.median(two)
             for one, two in zip(rounds, peers, strict=True)
         ]
-        ratios.append(summarize(ratio, pairs, "ratio", None if target is None else at_most(target)))
+        ratios.append(
+            with_interval(ratio, pairs, "ratio", None if target is None else at_most(target))
+        )
     ours.append(summarize(f"sglang: shutdown{suffix}", found.shutdowns, "s", at_most(5)))
     if found.their_shutdown_s is not None:
         name = f"sglang's harness: shutdown{suffix}"
@@ -225,8 +252,8 @@ def _free_running(folder: Path, *, report: Report) -> list[Result]:
     return [
         summarize(hooked, rates[0], "tokens/s", None),
         summarize(plain, rates[1], "tokens/s", None),
-        summarize(throughput, found.throughput_ratios(), "ratio", at_least(0.99)),
-        summarize(cpu, found.cpu_ratios(), "ratio", None),
+        with_interval(throughput, found.throughput_ratios(), "ratio", at_least(0.99)),
+        with_interval(cpu, found.cpu_ratios(), "ratio", None),
     ]
 
 

@@ -25,6 +25,7 @@ from bench.peer import SHUTDOWN
 from bench.servers import hold_still, kill_group, let_go_on
 
 _ANSWER_TIMEOUT_S: Final = 240.0
+_START_TIMEOUT_S: Final = 600.0
 _LOG_LINES: Final = 20
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -112,7 +113,7 @@ class Peer:
                 bufsize=0,
             )
         try:
-            (self.start_s,) = self._answer("its start")
+            (self.start_s,) = self._answer("its start", timeout_s=_START_TIMEOUT_S)
         except BaseException:
             self._end()
             raise
@@ -151,14 +152,14 @@ class Peer:
             raise self._failure(what, str(error)) from error
         return self._answer(what)
 
-    def _answer(self, what: str) -> list[float]:
+    def _answer(self, what: str, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> list[float]:
         assert self._process.stdout is not None, "a pipe was asked for"
-        said, end = b"", time.monotonic() + _ANSWER_TIMEOUT_S
+        said, end = b"", time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not said.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
-                    raise self._failure(what, f"no answer after {_ANSWER_TIMEOUT_S:g} s")
+                    raise self._failure(what, f"no answer after {timeout_s:g} s")
                 more = os.read(self._process.stdout.fileno(), 65536)
                 if not more:
                     raise self._failure(what, "it ended")

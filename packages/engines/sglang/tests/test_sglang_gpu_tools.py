@@ -126,11 +126,31 @@ def test_a_run_that_is_too_long_is_ended_and_what_it_found_is_kept(tmp_path: Pat
 def test_a_measurement_that_does_not_start_is_passed_over(tmp_path: Path) -> None:
     stages = _tool("gpu_stage")
     stage = stages.Stage(tmp_path, time.monotonic() + 60)
-    told = []
-    stage.measure([stages.Measurement("none", "nothing")], meanwhile=lambda: told.append(True))
-    assert told == [True]
+    assert not stage.measure([stages.Measurement("none", "nothing")])
     assert "figures" not in stage.found
     assert "KeyError: 'nothing'" in (tmp_path / "figures-none.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "ran"),
+    [
+        (["--only", "kit", "speculation"], ["occupancy", "speculation", "speculation"]),
+        (["--gpus", "2", "--only", "figures"], ["steps", "steps"]),
+        (["--gpus", "2"], ["steps", "steps", "two GPUs"]),
+        (["--only", "tests"], ["one GPU"]),
+    ],
+)
+def test_only_what_is_asked_for_is_run(
+    options: list[str], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = _tool("gpu_stage")
+    told: list[str] = []
+    monkeypatch.setattr(
+        stages.Stage, "measure", lambda _, wanted: told.extend(one.what for one in wanted) or True
+    )
+    monkeypatch.setattr(stages.Stage, "test", lambda _, tests, **__: not told.append(tests.name))
+    assert stages.main([str(tmp_path / "out"), *options]) == 0
+    assert told == ran
 
 
 # -- report --------------------------------------------------------------------------------------
@@ -154,6 +174,30 @@ def test_a_report_has_what_was_measured_and_nothing_else(tmp_path: Path) -> None
     assert "| decode per yield, ms | 1.5 |" in text
     assert "| `start_req` to arrival, ms |  |" in text
     assert "| free | 4 | 5,000 | 5,000 | 0.990 (0.980 to 1.000) | 98.5 % |  |" in text
+
+
+def test_a_report_says_what_the_kit_said_and_which_scenarios_failed(tmp_path: Path) -> None:
+    measured = {"median": 98.5, "least": 97.0, "peak": 99.0, "samples": 12}
+    said = {"outcome": "passed", "figures": {**measured, "output_tokens": 800, "elapsed_s": 4.0}}
+    figures = {
+        "kit": {"kit": {"plain": [said], "hooked": [{"outcome": "skipped", "figures": {}}]}},
+        "EAGLE3": {
+            "tokens_per_step": 1.25,
+            "passed": 3,
+            "failed": ["a under b: request 0 was answered\nwith this"],
+            "broken": [],
+            "not_run": 2,
+            "answers": 8,
+            "differing": 1,
+        },
+    }
+    found = {"date": "2026-01-01", "cores": 8, "versions": {"sglang": "1"}, "figures": figures}
+    (tmp_path / "stage.json").write_text(json.dumps(found), encoding="utf-8")
+    text = "\n".join(_tool("gpu_report").report(tmp_path))
+    assert "| kit | plain | 98.50 % | 97.00 to 99.00 % | 12 | 200 | passed |" in text
+    assert "| kit | hooked | | | 0 | | skipped |" in text
+    assert "EAGLE3: 3 scenarios passed, 1 failed, 0 broke the server, 2 not reached" in text
+    assert "- a under b: request 0 was answered\n" in f"{text}\n"
 
 
 def test_no_stage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,10 @@ def report(out: Path) -> Iterator[str]:
     figures = found.get("figures", {})
     yield from steps({name: value for name, value in figures.items() if "decode_ms" in value})
     yield from free({name: value for name, value in figures.items() if "plain" in value})
+    yield from kit({name: value for name, value in figures.items() if "kit" in value})
+    for name, one in figures.items():
+        if "tokens_per_step" in one:
+            yield from speculation(name, one)
     for name, run in found.get("tests", {}).items():
         yield from tests(name, run, out / run["results"])
 
@@ -59,6 +63,45 @@ def free(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             percent(hooked["occupancy"]),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def kit(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the occupancy kit has said of each server, a line for each time."""
+    if not figures:
+        return
+    heads = ("occupancy kit", "server", "median", "least to peak", "scrapes", "tokens/s", "outcome")
+    yield from ("", f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 4 + "---|")
+    for name, one in figures.items():
+        for server, reports in one["kit"].items():
+            for said in reports:
+                figure = said["figures"]
+                if not figure.get("samples"):
+                    yield f"| {name} | {server} | | | 0 | | {said['outcome']} |"
+                    continue
+                cells = [
+                    name,
+                    server,
+                    f"{figure['median']:.2f} %",
+                    f"{figure['least']:.2f} to {figure['peak']:.2f} %",
+                    str(figure["samples"]),
+                    f"{figure['output_tokens'] / figure['elapsed_s']:,.0f}",
+                    said["outcome"],
+                ]
+                yield f"| {' | '.join(cells)} |"
+
+
+def speculation(name: str, one: Mapping[str, Any]) -> Iterator[str]:
+    """Scenarios that passed on a server that speculates, and those that did not."""
+    yield from (
+        "",
+        f"{name}: {one['passed']} scenarios passed, {len(one['failed'])} failed, "
+        f"{len(one['broken'])} broke the server, {one['not_run']} not reached; "
+        f"{one['tokens_per_step']:.2f} tokens a step; {one['differing']} of {one['answers']} answers "
+        "differ from the reference engine's in float32",
+        "",
+    )
+    for text in (*one["failed"], *one["broken"]):
+        yield f"- {text.splitlines()[0]}"
 
 
 def percent(value: float | None) -> str:

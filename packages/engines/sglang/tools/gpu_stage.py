@@ -25,8 +25,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,9 @@ SINGLE = "packages/backends/single/tests"
 SMOKE = f"{SINGLE}/test_single_seed_core.py"
 # Half of it is what is compiled on a machine that has none of it yet.
 SMOKE_LIMIT_S = 240.0
-READY_LIMIT_S = 120.0
+# A first start on a machine that has compiled nothing yet.
+READY_LIMIT_S = 240.0
 MEASURE_LIMIT_S = 90.0
-# What is kept of the time for the measurements after the tests of ranks.
-MEASURE_TWO_S = 30.0
 # A run that is interrupted still has to stop its servers.
 STOPPING_S = 12.0
 WORKERS = 8
@@ -72,8 +72,9 @@ class Tests:
     options: tuple[str, ...] = ()
 
 
+STEPS = Measurement("steps", "steps")
 ONE_GPU = (
-    Measurement("steps", "steps"),
+    STEPS,
     Measurement("reference engine on CUDA", "reference"),
     Measurement("free, tiny model", "free", ("new_tokens=1200",)),
     Measurement("free, layers of 0.6B", "free", ('model="0.6B"', "new_tokens=800", "pairs=4")),
@@ -83,6 +84,12 @@ ONE_GPU = (
         ('model="0.6B"', "requests=1", "new_tokens=800", "pairs=4"),
     ),
 )
+# Each alone on its GPU: a model that fills it, and a server whose draft needs memory of its own.
+KIT = (Measurement("occupancy kit, layers of 8B", "occupancy", ('model="8B"',)),)
+SPECULATION = tuple(
+    Measurement(f"speculation, {name}", "speculation", (f'algorithm="{name}"',))
+    for name in ("EAGLE3", "STANDALONE")
+)
 FIRST_SERVER = Tests("first server", (SMOKE,), ("--exitfirst",))
 SGLANG = "packages/engines/sglang/tests"
 RANKS = f"{SGLANG}/test_sglang_ranks.py"
@@ -90,12 +97,23 @@ TESTS = {
     1: Tests("one GPU", (SINGLE, SGLANG), (f"--ignore={RANKS}",)),
     2: Tests("two GPUs", (RANKS,)),
 }
-
-
 TWO_GPUS = tuple(
     Measurement(f"steps, {size}=2", "steps", (f"{size}_size=2", *TWO_RANKS))
     for size in ("pp", "tp")
 )
+
+
+class Only(StrEnum):
+    """A part of the stage by itself."""
+
+    FIGURES = "figures"
+    TESTS = "tests"
+    KIT = "kit"
+    SPECULATION = "speculation"
+
+
+FIGURES = {1: ONE_GPU, 2: TWO_GPUS}
+ALONE = {Only.KIT: KIT, Only.SPECULATION: SPECULATION}
 
 
 @dataclass
@@ -170,10 +188,9 @@ class Stage:
         self.keep("tests", {**self.found.get("tests", {}), tests.name: ran})
         return status == 0
 
-    def measure(
-        self, wanted: Sequence[Measurement], *, meanwhile: Callable[[], object] = lambda: None
-    ) -> None:
-        """Start everything side by side, then let one after the other measure."""
+    def measure(self, wanted: Sequence[Measurement]) -> bool:
+        """Start everything side by side, then let one after the other measure; whether all did."""
+        measured = 0
         with contextlib.ExitStack() as stack:
             started = [
                 (
@@ -184,7 +201,6 @@ class Stage:
                 )
                 for one in wanted
             ]
-            meanwhile()
             end = time.monotonic() + min(READY_LIMIT_S, self.left_s)
             ready = [(one, process) for one, process in started if _is_ready(process, end)]
             for one, process in started:
@@ -199,9 +215,11 @@ class Stage:
                 if status == 0 and file.exists():
                     figures = json.loads(file.read_text(encoding="utf-8"))
                     self.keep("figures", {**self.found.get("figures", {}), one.name: figures})
+                    measured += 1
                 else:
                     self.note(f"{one.name}: ended with {status}, see {self._log(one).name}")
                     _end(process)
+        return measured == len(wanted)
 
     def _file(self, one: Measurement) -> Path:
         return self.out / f"figures-{one.name.replace(' ', '-').replace(',', '')}.json"
@@ -292,6 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tests", nargs="+", metavar="PATH", help="other tests than those for so many GPUs"
     )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        type=Only,
+        choices=tuple(Only),
+        metavar="PART",
+        help="only these parts: " + ", ".join(Only),
+    )
     parser.add_argument("--device", default=None, help="'cpu' rehearses without a GPU")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -299,23 +325,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage.versions()
     tests = TESTS[given.gpus] if not given.tests else Tests("chosen", tuple(given.tests))
     content = True
-
-    def run_tests() -> None:
-        nonlocal content
-        stage.note(f"tests: {tests.name}")
-        content = stage.test(tests, limit_s=stage.left_s - after_s, workers=given.workers)
-
-    if given.gpus == 1:
-        after_s = 0.0
+    if given.gpus == 1 and not given.only:
         stage.note("a first server, which compiles what it needs")
         if not stage.test(FIRST_SERVER, limit_s=SMOKE_LIMIT_S, workers=1):
             stage.note("it did not pass; nothing else is run")
             return 1
-        stage.measure(on_device(ONE_GPU, given.device))
-        run_tests()
-    else:
-        after_s = MEASURE_TWO_S
-        stage.measure(on_device(TWO_GPUS, given.device), meanwhile=run_tests)
+    for part in given.only or (Only.FIGURES, Only.TESTS):
+        if part is Only.TESTS:
+            stage.note(f"tests: {tests.name}")
+            content = stage.test(tests, limit_s=stage.left_s, workers=given.workers) and content
+        else:
+            wanted = FIGURES[given.gpus] if part is Only.FIGURES else ALONE[part]
+            content = stage.measure(on_device(wanted, given.device)) and content
     stage.note("done")
     return 0 if content else 1
 

@@ -33,6 +33,8 @@ def capabilities_of(
         found.add(Capability.OVERLAP)
     if not scheduler.enable_overlap or _compat.knows_length_ends_early(version):
         found.add(Capability.LENGTH_END_UNCACHED)
+    if not scheduler.spec_algorithm.is_none():
+        found.add(Capability.SPEC_DECODE)
     if scheduler.enable_lora:
         found.add(Capability.LORA)
     if getattr(scheduler, "enable_priority_scheduling", False):
