@@ -16,6 +16,8 @@ from scripted_core.wire.transport import EngineSideChannel
 
 from scripted_hook.adapter import EngineAdapter
 from scripted_hook.crash import register_stacks
+from scripted_hook.pair.ports import FollowsPair, LeadsPair
+from scripted_hook.pair.rank import PairFollower, PairLead
 from scripted_hook.rank import LoneRank, Rank
 from scripted_hook.rank_monitor import DrivingRank, SocketReceiver
 from scripted_hook.rank_reporter import FollowingRank, SocketReports
@@ -63,6 +65,10 @@ def maybe_init_scripted_scheduler_hook(
 
 
 def _rank_of(adapter: EngineAdapter, address: SessionAddress) -> Rank:
+    if isinstance(adapter, LeadsPair):
+        return PairLead(adapter=adapter, partner=adapter.partner)
+    if isinstance(adapter, FollowsPair):
+        return PairFollower(adapter=adapter, address=address)
     if not isinstance(adapter, RankedAdapter) or not adapter.rank:
         return LoneRank(adapter)
     if adapter.is_driver:

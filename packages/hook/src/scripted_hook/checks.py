@@ -165,7 +165,11 @@ class InvariantChecks:
         """Whether the script itself keeps work from making progress: paused, held or delayed."""
         if self._adapter.is_paused or self._memory.holds_anything:
             return True
-        return self._pair is not None and self._pair.transfer.waits_for_script
+        if self._pair is None:
+            return False
+        # What is held in the other engine of a pair of servers shows in its pools alone.
+        held = any(pool.held for pool in self._adapter.kv_pools.values())
+        return held or self._pair.transfer.waits_for_script
 
     def _has_stuck_work(self) -> bool:
         return not self._adapter.is_idle() and not self.is_obstructed()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from scripted_core.ranks import RanksAlike, RanksInOneProcess, RankView, view_of
 from scripted_registry import Violation
 
-from scripted_hook.adapter import EngineAdapter
+from scripted_hook.adapter import BatchFacts, EngineAdapter
 from scripted_hook.ranks import RankNotice
 
 
@@ -19,6 +19,8 @@ class Rank(Protocol):
     """Iterations by which the last of the other ranks is behind this one."""
     others: int
     """How many other ranks there are to look at."""
+    is_held: bool
+    """Whether a script that runs elsewhere has hold of this scheduler."""
 
     def follow(self) -> bool:
         """An iteration is about to begin; whether this rank runs no scripts, and has done its part."""
@@ -30,6 +32,22 @@ class Rank(Protocol):
 
     def end(self, *, run: int) -> None:
         """The script is over: all ranks get to know."""
+        ...
+
+    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
+        """An iteration of a job is about to run here: what other engines have run of it before."""
+        ...
+
+    def raise_failure(self) -> None:
+        """Raise what an operation on memory failed with there, if one did."""
+        ...
+
+    def saw_batch(self, batch: Any) -> None:
+        """A batch is about to run here, outside a script of this rank's own."""
+        ...
+
+    def pollables(self) -> tuple[Any, ...]:
+        """Sockets on which it may be told something while the engine is idle."""
         ...
 
     def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
@@ -54,6 +72,7 @@ class LoneRank:
 
     lag = 0
     others = 0
+    is_held = False
 
     def __init__(self, adapter: EngineAdapter) -> None:
         self._adapter = adapter
@@ -68,6 +87,20 @@ class LoneRank:
 
     def end(self, *, run: int) -> None:
         """Nobody else is there."""
+
+    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
+        """Nobody else is there."""
+        return ()
+
+    def raise_failure(self) -> None:
+        """Nobody else is there."""
+
+    def saw_batch(self, batch: Any) -> None:
+        """Nobody wants to know."""
+
+    def pollables(self) -> tuple[Any, ...]:
+        """Nobody tells."""
+        return ()
 
     def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
         """The adapter's audit is of all there is; what it says of ranks that are not alike is added."""

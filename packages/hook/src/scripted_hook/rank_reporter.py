@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 from scripted_core.ranks import RankReport, RankView, view_of
@@ -12,7 +12,7 @@ from scripted_core.wire.address import SessionAddress
 from scripted_core.wire.messages import encode
 from scripted_registry import PluginManager, Violation, get_plugin_manager
 
-from scripted_hook.adapter import EngineAdapter
+from scripted_hook.adapter import BatchFacts, EngineAdapter
 from scripted_hook.invariants import check_audit
 from scripted_hook.ranks import RankNotice, ScriptBegins
 
@@ -30,6 +30,7 @@ class FollowingRank:
 
     lag = 0
     others = 0
+    is_held = False
 
     def __init__(
         self,
@@ -66,6 +67,20 @@ class FollowingRank:
 
     def end(self, *, run: int) -> None:
         """Scripts end on the driver rank."""
+
+    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
+        """It begins nothing."""
+        return ()
+
+    def raise_failure(self) -> None:
+        """What fails on a rank comes with its report."""
+
+    def saw_batch(self, batch: Any) -> None:
+        """Nobody wants to know."""
+
+    def pollables(self) -> tuple[Any, ...]:
+        """What it is told comes with the engine's own messages."""
+        return ()
 
     def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
         """It looks at no other rank."""

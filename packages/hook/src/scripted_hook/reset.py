@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scripted_core.errors import EngineDirty
 from scripted_core.ops import AbortAll, Continue, Flush, ReleaseHeld
+from scripted_core.pd_ports import PdPort
 
 from scripted_hook.ranks import RankedAdapter
 
@@ -47,12 +48,7 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
             engine.control(AbortAll())  # requests that were in flight towards the inbox
     # A front that still serves a stream of the last script would refuse its rid to the next one.
     hook.ledger.wait_for_clients(CLIENTS_TIMEOUT_S)
-    tree = engine.prefix_tree
-    if (
-        tree is not None
-        and tree.enabled
-        and (_has_replicas(engine) or any(True for _ in tree.nodes()))
-    ):
+    if _may_have_cached(engine):
         receipt = engine.control(Flush())
         while receipt.ok is None and steps < MAX_RESET_STEPS:
             steps += 1
@@ -65,9 +61,15 @@ def reset_engine(hook: ScriptedSchedulerHook) -> Iterator[None]:
             )
 
 
-def _has_replicas(engine: EngineAdapter) -> bool:
+def _may_have_cached(engine: EngineAdapter) -> bool:
+    if isinstance(engine, PdPort) and any(pool.evictable for pool in engine.kv_pools.values()):
+        return True  # the tree of the other engine may be in another process
+    tree = engine.prefix_tree
+    if tree is None or not tree.enabled:
+        return False
     # The tree is that of the driver; nobody knows from here whether another one is empty.
-    return isinstance(engine, RankedAdapter) and bool(engine.independent_ranks)
+    has_replicas = isinstance(engine, RankedAdapter) and bool(engine.independent_ranks)
+    return has_replicas or any(True for _ in tree.nodes())
 
 
 def idle_iterations(n: int) -> Generator[None, None, None]:

@@ -27,9 +27,9 @@ from scripted_core.ranks import RankView
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.trace import NOTHING_CHECKED, StepListener
 from scripted_core.views import FinishReason, ScriptedBatchRecord
-from scripted_registry import get_plugin_manager
+from scripted_registry import ScriptedError, get_plugin_manager
 
-from scripted_hook.adapter import EngineAdapter
+from scripted_hook.adapter import BatchFacts, EngineAdapter
 from scripted_hook.books import Books
 from scripted_hook.checks import InvariantChecks
 from scripted_hook.job import Job, Servant, script_traceback, throw_into
@@ -174,7 +174,13 @@ class ScriptedSchedulerHook:
 
     def pollables(self) -> tuple[Any, ...]:
         """Sockets of the test side, for an idle loop that waits for something to do."""
-        return () if self._servant is None else self._servant.pollables()
+        wire = () if self._servant is None else self._servant.pollables()
+        return (*wire, *self._rank.pollables())
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether an idle loop may wait for input on ``pollables()``: no script has hold of it."""
+        return self._phase is Phase.FREE and not self._rank.is_held and bool(self.pollables())
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -255,10 +261,24 @@ class ScriptedSchedulerHook:
             elif self._phase is Phase.SETTLE:
                 self._settle_iteration(job)
             self._advance(job)
+            if self._job is job:
+                self._lead(job)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._servant is None:
                 raise  # somebody's Ctrl-C; in an engine's own process it can only be the script's
             self._finish(job, error)
+
+    def _lead(self, job: Job) -> None:
+        """Let other engines run their part of the iteration that is about to begin here."""
+        check = job.check_invariants and self._phase is Phase.SCRIPT
+        for facts in self._rank.before_iteration(check_invariants=check):
+            self._record(facts)
+        try:
+            self._rank.raise_failure()
+        except ScriptedError as error:
+            if self._phase is not Phase.SCRIPT:
+                raise
+            self._pending_error = error
 
     def _advance(self, job: Job) -> None:
         assert self._generator is not None
@@ -329,8 +349,14 @@ class ScriptedSchedulerHook:
     def on_run_batch(self, batch: Any) -> None:
         """A batch is about to run; outside scripts it is not recorded."""
         if self._phase is not Phase.SCRIPT:
+            self._rank.saw_batch(batch)
             return
-        record = self._books.batch(self.adapter.describe_batch(batch), step=self._step + 1)
+        self._record(self.adapter.describe_batch(batch))
+
+    def _record(self, facts: BatchFacts) -> None:
+        if self._phase is not Phase.SCRIPT:
+            return
+        record = self._books.batch(facts, step=self._step + 1)
         self._pending_error = self._plugins.on_batch(record) or self._pending_error
 
     def finished(self, rid: str, reason: FinishReason, output_ids: Sequence[int]) -> None:

@@ -137,6 +137,11 @@ class AttachedEngine:
         return f"{url.scheme}{str(TcpAddress(self.address.host, url.port)).removeprefix('tcp')}"
 
     @property
+    def member_urls(self) -> dict[str, str]:
+        """An engine that is attached to is one server."""
+        return {}
+
+    @property
     def pids(self) -> dict[int, str]:
         """As they are numbered on the engine's machine."""
         return {pid: name for name, pid in self.ready.pids.items()}

@@ -17,6 +17,11 @@ class EngineEnd(Protocol):
         ...
 
     @property
+    def member_urls(self) -> dict[str, str]:
+        """URLs of the servers that it consists of, by role; empty where it is one."""
+        ...
+
+    @property
     def pids(self) -> dict[int, str]:
         """Its processes, on whatever machine they are."""
         ...

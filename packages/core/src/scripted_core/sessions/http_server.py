@@ -172,6 +172,11 @@ class ScriptedHttpServer:
         return self._engine.base_url
 
     @property
+    def member_urls(self) -> dict[str, str]:
+        """URLs of the servers that the engine consists of (``prefill``, ``decode``); empty of one."""
+        return self._engine.member_urls
+
+    @property
     def dirty(self) -> str | None:
         """Why it takes no more scripts."""
         return self._dirty

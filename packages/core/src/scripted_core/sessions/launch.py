@@ -11,6 +11,26 @@ SESSION_FOLDER = "{session}"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerMember:
+    """One more server of an engine that consists of several, such as the prefill server of a pair.
+
+    ``role`` is what it is called where its end is told of, and its process finds it in the environment
+    variable ``SCRIPTED_MEMBER``. ``argv`` and ``env`` are as in :class:`ServerLaunch`.
+    """
+
+    role: str
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port``."""
+        return url_of(self.host, self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerLaunch:
     """A command that becomes an engine with an HTTP front.
 
@@ -22,7 +42,9 @@ class ServerLaunch:
     the log of a failed start into the engine's own message, when it finds one. ``stop_grace_s`` is how
     long an engine may take to end by itself at shutdown; 0 ends it at once. ``leftovers`` names the
     files outside the session's directory that processes (pids) would leave behind if they were
-    killed; it is asked while they live, and the files are deleted when they have ended.
+    killed; it is asked while they live, and the files are deleted when they have ended. ``members``
+    are further servers that the engine consists of, started with it: the engine is ready when its own
+    front is, so that a router's ``ready_path`` has to answer for those behind it.
     """
 
     argv: tuple[str, ...]
@@ -35,9 +57,14 @@ class ServerLaunch:
     prepare: Callable[[Path], None] | None = None
     explain: Callable[[str], str | None] | None = None
     leftovers: Callable[[Iterable[int]], Iterable[Path]] | None = None
+    members: tuple[ServerMember, ...] = ()
 
     @property
     def base_url(self) -> str:
         """``http://host:port``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return url_of(self.host, self.port)
+
+
+def url_of(host: str, port: int) -> str:
+    """``http://host:port``, with brackets around an IPv6 address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

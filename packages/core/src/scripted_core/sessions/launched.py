@@ -56,6 +56,11 @@ class LaunchedEngine:
         return self._launch.base_url
 
     @property
+    def member_urls(self) -> dict[str, str]:
+        """Where the servers are that it consists of, by role."""
+        return {member.role: member.base_url for member in self._launch.members}
+
+    @property
     def pids(self) -> dict[int, str]:
         """Every process that is watched."""
         return self._process.watch.pids

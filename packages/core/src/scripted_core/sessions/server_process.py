@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Final
 
 from scripted_core.errors import EngineStartError
 from scripted_core.sessions import _child_guard
@@ -21,46 +22,73 @@ from scripted_core.sessions.processes import (
 )
 from scripted_core.sessions.stacks import all_stacks
 from scripted_core.sessions.termination import LAST_ACTS
-from scripted_core.wire.address import SessionAddress
+from scripted_core.wire.address import ENV_MEMBER, SessionAddress
 
 _LOG_TAIL_BYTES = 6000
 _CLEANER_GRACE_S = 1.0
+_MAIN: Final = "main"
 
 
 class ServerProcess:
-    """One started engine, as a process group of its own."""
+    """One started engine, as a process group of its own; each further member has one, too."""
 
     def __init__(self, *, launch: ServerLaunch, address: SessionAddress, engine: str) -> None:
         self._launch = launch
         self._address = address
         self.watch = ProcessWatch()
         self._leftovers: set[Path] = set()
-        ours = {
-            name: value.replace(SESSION_FOLDER, address.directory)
-            for name, value in launch.env.items()
-        }
-        env = {**os.environ, **ours, **address.env(engine=engine)}
-        argv = [arg.replace(SESSION_FOLDER, address.directory) for arg in launch.argv]
-        guard = (sys.executable, _child_guard.__file__, str(os.getpid()))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        starts = [
+            *((member.argv, member.env, member.role) for member in launch.members),
+            (launch.argv, launch.env, _MAIN),
+        ]
+        LAST_ACTS.add(self, self._abandon)
+        # One file for all of them, so that they write behind each other.
         with open(address.log, "wb") as log:
             try:
-                self._process = subprocess.Popen(
-                    [*guard, *argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=env,
-                    start_new_session=True,
-                )
+                for argv, env, role in starts:
+                    started = self._start(argv, env, role=role, engine=engine, log=log)
+                    self._processes.append(started)
+                    self.watch.add(started.pid, role if role == _MAIN else f"{role} server")
             except OSError as error:
-                raise EngineStartError(f"cannot start {launch.argv[0]}: {error}") from error
-        self.watch.add(self._process.pid, "main")
-        LAST_ACTS.add(self, self._abandon)
+                if self._processes:
+                    self.stop()
+                else:
+                    LAST_ACTS.remove(self)
+                raise EngineStartError(f"cannot start {argv[0]}: {error}") from error
+
+    def _start(
+        self, argv: Sequence[str], env: Mapping[str, str], *, role: str, engine: str, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        address = self._address
+        ours = {
+            name: value.replace(SESSION_FOLDER, address.directory) for name, value in env.items()
+        }
+        return subprocess.Popen(
+            [
+                *(sys.executable, _child_guard.__file__, str(os.getpid())),
+                *(arg.replace(SESSION_FOLDER, address.directory) for arg in argv),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                **ours,
+                **address.env(engine=engine),
+                **({} if role == _MAIN else {ENV_MEMBER: role}),
+            },
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
         """The main process."""
         return self._process.pid
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        return self._processes[-1]
 
     def refresh(self) -> None:
         """Watch the processes of the engine that have announced themselves since.
@@ -77,9 +105,10 @@ class ServerProcess:
 
     def _watch_all(self) -> None:
         known = self.watch.pids
-        for pid, name in descendants(self._process.pid).items():
-            if pid not in known:
-                self.watch.add(pid, name)
+        for process in self._processes:
+            for pid, name in descendants(process.pid).items():
+                if pid not in known:
+                    self.watch.add(pid, name)
 
     def log_text(self) -> str:
         """Everything that the engine printed."""
@@ -96,9 +125,8 @@ class ServerProcess:
 
     def describe_end(self, pid: int) -> str:
         """How a process of ours ended, as far as it can be known."""
-        if pid != self._process.pid:
-            return "ended"
-        code = self._process.poll()
+        process = next((one for one in self._processes if one.pid == pid), None)
+        code = None if process is None else process.poll()
         if code is None:
             return "ended"
         if code < 0:
@@ -121,16 +149,19 @@ class ServerProcess:
         self._watch_all()
         self.note_leftovers()
         if self._launch.stop_grace_s:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            for process in self._processes:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
         self.watch.wait_all(self._launch.stop_grace_s)
         # Children of a process that ended on its own are nobody's descendants any more, but still
         # in its group. The group's number is not given away before wait() below.
-        for pid, name in group_members(self._process.pid).items():
-            if pid not in self.watch.pids:
-                self.watch.add(pid, name)
+        for process in self._processes:
+            for pid, name in group_members(process.pid).items():
+                if pid not in self.watch.pids:
+                    self.watch.add(pid, name)
         self.kill()
-        self._process.wait()
+        for process in self._processes:
+            process.wait()
         self.watch.close()
         for path in self._leftovers:
             with contextlib.suppress(OSError):
@@ -148,6 +179,7 @@ class ServerProcess:
         self.watch.kill_all(spare=cleaners)
         if cleaners:
             self.watch.wait_all(_CLEANER_GRACE_S)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         self.watch.wait_all(5.0)

@@ -22,6 +22,9 @@ ENV_TOKEN = "SCRIPTED_TOKEN"
 ENV_ENGINE = "SCRIPTED_ENGINE"
 """Name of the engine that the session started, so that another engine's adapter stays out."""
 
+ENV_MEMBER = "SCRIPTED_MEMBER"
+"""Which server of an engine that consists of several this is, such as ``prefill``."""
+
 ENV_LISTEN = "SCRIPTED_LISTEN"
 """``tcp://HOST:PORT``: an engine that somebody else starts lets test clients in there."""
 ENV_KEY_FILE = "SCRIPTED_KEY_FILE"
@@ -61,6 +64,11 @@ class SessionAddress(msgspec.Struct, frozen=True):
         return f"ipc://{self.directory}/ranks"
 
     @property
+    def partner(self) -> str:
+        """Endpoint of the PAIR socket between the two schedulers of a prefill/decode pair."""
+        return f"ipc://{self.directory}/pd"
+
+    @property
     def progress(self) -> Path:
         """The progress board, see :mod:`scripted_core.wire.progress`."""
         return Path(self.directory) / "progress"
@@ -76,7 +84,8 @@ class SessionAddress(msgspec.Struct, frozen=True):
 
     def announce(self, role: str) -> None:
         """Engine side: this process is one whose end matters to the session."""
-        (Path(self.directory) / f"{_PROCESS}{os.getpid()}").write_text(role)
+        name = role_of_process(role, os.environ)
+        (Path(self.directory) / f"{_PROCESS}{os.getpid()}").write_text(name)
 
     def announced(self) -> dict[int, str]:
         """Roles by pid of all processes that have announced themselves."""
@@ -91,6 +100,7 @@ class SessionAddress(msgspec.Struct, frozen=True):
             ENV_WIRE: self.directory,
             ENV_TOKEN: self.token,
             ENV_ENGINE: engine,
+            ENV_MEMBER: "",
             ENV_LISTEN: "",  # somebody's own servers listen there, not those of a session
         }
 
@@ -126,6 +136,19 @@ def address_from_env(environ: Mapping[str, str]) -> SessionAddress | None:
             hint="both come from the session that starts the engine; unset both otherwise",
         )
     return SessionAddress(directory=directory, token=token)
+
+
+def member_from_env(environ: Mapping[str, str]) -> str | None:
+    """Which server of several this process belongs to; ``None`` in an engine that is one server."""
+    return environ.get(ENV_MEMBER) or None
+
+
+def role_of_process(role: str, environ: Mapping[str, str]) -> str:
+    """What a process is called where its end is told of: its role, behind that of its server."""
+    member = member_from_env(environ)
+    if member is None:
+        return role
+    return f"{member} {'server' if role == 'main' else role}"
 
 
 def open_address(environ: MutableMapping[str, str], *, engine: str) -> SessionAddress | None:

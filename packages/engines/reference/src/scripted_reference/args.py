@@ -17,6 +17,7 @@ from scripted_reference.argument_checks import (
     lora_folders,
     wrong_argument,
 )
+from scripted_reference.bootstrap import DEFAULT_BOOTSTRAP_PORT
 from scripted_reference.memory_bounds import (
     POSITION_BYTES,
     ROW_BYTES,
@@ -44,6 +45,8 @@ class DisaggregationMode(StrEnum):
 
     NULL = "null"
     PAIR = "pair"
+    PREFILL = "prefill"
+    DECODE = "decode"
 
 
 class SchedulePolicy(StrEnum):
@@ -102,7 +105,9 @@ class ServerArgs:
         speculative_eagle_topk: 1, a chain.
         speculative_num_draft_tokens: `speculative_num_steps` + 1, or left out; of `"NGRAM"` it decides.
         speculative_ngram_max_trie_depth: tokens of the longest n-gram that is looked up.
-        disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script.
+        disaggregation_mode: `"null"`, or `"pair"`: a prefill and a decode engine under one script. A
+            server may also be one of the two, `"prefill"` or `"decode"`, behind a router.
+        disaggregation_bootstrap_port: on which a prefill server meets decode servers.
         num_reserved_decode_tokens: of a pair, tokens that the decode engine sets aside for each request
             that it has, as far as that can come to need them.
         transfer_timeout_iterations: of a pair, after how many iterations with nothing on its way any
@@ -146,6 +151,7 @@ class ServerArgs:
     speculative_num_draft_tokens: int | None = None
     speculative_ngram_max_trie_depth: int = 18
     disaggregation_mode: str = DisaggregationMode.NULL
+    disaggregation_bootstrap_port: int = DEFAULT_BOOTSTRAP_PORT
     num_reserved_decode_tokens: int = 512
     transfer_timeout_iterations: int = 16
     prefill_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -373,4 +379,5 @@ _LEAST: Final[Mapping[str, int]] = {
     "transfer_timeout_iterations": 1,
     "pp_size": 1,
     "pp_async_batch_depth": 0,
+    "disaggregation_bootstrap_port": 1,
 }

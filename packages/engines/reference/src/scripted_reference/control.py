@@ -106,6 +106,7 @@ class Control:
             logprob_start_len=message.logprob_start_len,
             top_logprobs_num=message.top_logprobs_num,
             lora_path=message.lora_path,
+            bootstrap=message.bootstrap,
         )
         self._arrivals += 1
         return req

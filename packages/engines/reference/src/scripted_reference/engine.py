@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.messages import EngineReq, FlushCacheReq, GenerateReq, Message
@@ -107,6 +108,16 @@ class Engine:
     def all_schedulers(self) -> tuple[Scheduler, ...]:
         """Return every scheduler in this process: here one for each replica."""
         return self.schedulers
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:
+        """Sockets beside the inbox on which something may come: none but of a pair of servers."""
+        return ()
+
+    @property
+    def waits_for_partner(self) -> bool:
+        """Whether there is work of which nothing can be done until something comes there."""
+        return False
 
     def extra_parts(self) -> tuple[object, ...]:
         """Return what an engine consists of beside its schedulers, for faults to be put into."""

@@ -9,6 +9,7 @@ from scripted_hook import EngineAdapter, ScriptedSchedulerHook
 from scripted_registry import ConfigError, EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
+from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.args import DisaggregationMode, ServerArgs
 from scripted_reference.engine import Engine
 from scripted_reference.engine_kwargs import parse_engine_kwargs
@@ -48,6 +49,13 @@ def make_engine(args: ServerArgs) -> tuple[Engine, ReferenceAdapter]:
 
         pair = PdEngine(args)
         return pair, PdAdapter(pair)
+    if args.disaggregation_mode != DisaggregationMode.NULL:
+        raise wrong_argument(
+            "disaggregation_mode",
+            args.disaggregation_mode,
+            "is one of two servers, and this is an engine in the process of its tests",
+            "use 'pair', which has both of them",
+        )
     if args.pp_size > 1:
         from scripted_reference.pp.adapter import PipelineAdapter
         from scripted_reference.pp.engine import PipelineEngine

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from scripted_reference.bootstrap import Bootstrap
 from scripted_reference.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class GenerateReq:
         top_logprobs_num: with `return_logprob`, how many of the likeliest tokens to name at each.
         lora_path: name of the LoRA adapter to generate with, one of the engine's `lora_paths`.
         dp_rank: the data-parallel replica to go to; `None` lets the engine choose.
+        bootstrap: where the servers of a pair meet for it; an engine that does both passes it over.
     """
 
     rid: str
@@ -45,6 +47,7 @@ class GenerateReq:
     top_logprobs_num: int = 0
     lora_path: str | None = None
     dp_rank: int | None = None
+    bootstrap: Bootstrap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from scripted_reference.bootstrap import Bootstrap
 from scripted_reference.memory import IntArray
 from scripted_reference.tree_node import NO_SLOTS, TreeNode
 
@@ -78,10 +79,12 @@ class Req:
         input_logprobs: those of the prompt from `logprob_start_len` on, as far as it is computed.
         output_logprobs: those of `output_ids`, one for each.
         lora_path: the name of its LoRA adapter.
+        bootstrap: where the servers of a pair meet for it.
     """
 
     __slots__ = (
         "arrival",
+        "bootstrap",
         "cache_protected_len",
         "extend_input_len",
         "fill_ids",
@@ -125,8 +128,10 @@ class Req:
         logprob_start_len: int = -1,
         top_logprobs_num: int = 0,
         lora_path: str | None = None,
+        bootstrap: Bootstrap | None = None,
     ) -> None:
         self.rid = rid
+        self.bootstrap = bootstrap
         self.arrival = arrival
         self.origin_input_ids = origin_input_ids
         self.output_ids: list[int] = []

@@ -77,9 +77,9 @@ class _CompleteWithLastChunk(Room):
 class CompleteWithTheLastChunk(Rooms):
     """A request begins to decode when its last chunk is there, although others are on their way."""
 
-    def open(self, rid: str, *, prompt_len: int) -> Room:
+    def open(self, rid: str, *, prompt_len: int, number: int | None = None) -> Room:
         """Open one that is easily content."""
-        room = super().open(rid, prompt_len=prompt_len)
+        room = super().open(rid, prompt_len=prompt_len, number=number)
         room.__class__ = _CompleteWithLastChunk
         return room
 
@@ -190,9 +190,10 @@ class OtherEngineNotTold(PdEngine):
 class KvWrittenOneSlotOn(PdEngine):
     """A later chunk's KV is rotated by one slot within its chunk."""
 
-    def _copy_kv(self, rid: str, start: int, end: int) -> None:
-        super()._copy_kv(rid, start, end)
-        if start:
-            slots = self.decode.slots_of(self.decode.requests[rid])[start:end]
+    def _copy_kv(self, chunk: KvChunk) -> None:
+        super()._copy_kv(chunk)
+        if chunk.start:
+            req = self.decode.requests[chunk.room.rid]
+            slots = self.decode.slots_of(req)[chunk.start : chunk.end]
             kv = self.decode.model.kv
             kv.write(slots[[*range(1, len(slots)), 0]], kv.read(slots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -31,6 +31,7 @@ from scripted_reference import messages
 from scripted_reference.adapter import ReferenceAdapter, request_view
 from scripted_reference.engine import Engine
 from scripted_reference.pd.engine import PdEngine
+from scripted_reference.pd.transfer import KvTransfer
 from scripted_reference.pools import ReferenceRowPool
 from scripted_reference.request import Req
 from scripted_reference.scheduler import Scheduler
@@ -71,38 +72,38 @@ class PairSideView:
 
 @dataclass(frozen=True)
 class TransferView:
-    """The KV transfer, to look at."""
+    """A KV transfer, to look at; `where` says where a request is."""
 
-    engine: PdEngine
+    transfer: KvTransfer
+    where: Callable[[str], PdStage]
 
     @property
     def is_held(self) -> bool:
         """Whether a script holds it."""
-        return self.engine.transfer.is_held
+        return self.transfer.is_held
 
     @property
     def waits_for_script(self) -> bool:
         """Whether it is held, or a chunk is delayed."""
-        transfer = self.engine.transfer
-        return transfer.is_held or any(chunk.delay for chunk in transfer.pending)
+        return self.transfer.waits_for_script
 
     @property
     def delivered(self) -> int:
         """Chunks that the decode engine has taken."""
-        return self.engine.transfer.delivered
+        return self.transfer.delivered
 
     @property
     def rejected(self) -> Sequence[str]:
         """Why chunks were refused."""
-        return tuple(self.engine.transfer.rejected)
+        return tuple(self.transfer.rejected)
 
     def pending(self) -> Sequence[KvChunkView]:
         """Chunks on their way, in the order of delivery."""
-        return [chunk.view() for chunk in self.engine.transfer.pending]
+        return [chunk.view() for chunk in self.transfer.pending]
 
     def stage(self, rid: str) -> PdStage:
         """Where a request is."""
-        return self.engine.stage(rid)
+        return self.where(rid)
 
 
 class PdAdapter(ReferenceAdapter):
@@ -118,7 +119,7 @@ class PdAdapter(ReferenceAdapter):
             self.capabilities |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
         # Rows are those of the engine that has each request the longest.
         self.rows = ReferenceRowPool((engine.decode,))
-        self._transfer = TransferView(engine)
+        self._transfer = TransferView(engine.transfer, engine.stage)
 
     @property
     def transfer(self) -> TransferView:

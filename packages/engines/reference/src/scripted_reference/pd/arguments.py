@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scripted_core.views import Side
 from scripted_registry.errors import ConfigError
 
 from scripted_reference.args import DisaggregationMode, ServerArgs
 from scripted_reference.argument_checks import wrong_argument
+
+if TYPE_CHECKING:
+    from scripted_reference.scheduler import Scheduler
 
 PER_SIDE: Final = frozenset(
     {
@@ -30,13 +33,16 @@ PER_SIDE: Final = frozenset(
 def check_pair(args: ServerArgs) -> None:
     """Raise `ConfigError` for a mode that is none, and for what a pair cannot have."""
     if args.disaggregation_mode not in tuple(DisaggregationMode):
+        known = ", ".join(repr(mode.value) for mode in DisaggregationMode)
         raise wrong_argument(
             "disaggregation_mode",
             args.disaggregation_mode,
-            "is refused: the reference engine runs both engines of a pair together",
-            f"use {DisaggregationMode.PAIR.value!r}, or drop it",
+            "is no mode here",
+            f"use one of {known}, or drop it",
         )
     is_pair = args.disaggregation_mode == DisaggregationMode.PAIR
+    if args.disaggregation_mode != DisaggregationMode.NULL and args.dp_size != 1:
+        raise wrong_argument("dp_size", args.dp_size, "is refused for a pair", "drop it")
     for name in ("prefill_kwargs", "decode_kwargs"):
         kwargs = getattr(args, name)
         if not isinstance(kwargs, Mapping):
@@ -49,8 +55,6 @@ def check_pair(args: ServerArgs) -> None:
             if key not in PER_SIDE:
                 raise _not_per_side(name, key)
     if is_pair:
-        if args.dp_size != 1:
-            raise wrong_argument("dp_size", args.dp_size, "is refused for a pair", "drop it")
         # The engines' own arguments are checked as any others are.
         side_args(args, Side.PREFILL)
         side_args(args, Side.DECODE)
@@ -69,6 +73,17 @@ def side_args(args: ServerArgs, side: Side) -> ServerArgs:
         decode_kwargs={},
         inject_fault=None,
     )
+
+
+def refuse_windows(scheduler: Scheduler, args: ServerArgs) -> None:
+    """Raise `ConfigError` for a model with sliding windows."""
+    if scheduler.memory.window_storage is not None:
+        raise ConfigError(
+            f"engine arguments disaggregation_mode={args.disaggregation_mode!s} and "
+            f"model_path={args.model_path!r} with sliding windows do not go together in the "
+            "reference engine",
+            hint="use another model, or drop disaggregation_mode",
+        )
 
 
 def _not_per_side(name: str, key: object) -> ConfigError:

@@ -109,6 +109,10 @@ class DecodeScheduler(Scheduler):
     def enqueue(self, req: Req) -> None:
         """Let a request wait for memory, and tell the prefill engine of it."""
         self.disagg_decode_prealloc_queue.append(req)
+        self.open_room(req)
+
+    def open_room(self, req: Req) -> None:
+        """Open the room in which the engines meet for a request."""
         self.rooms.open(req.rid, prompt_len=len(req.origin_input_ids))
 
     def owners(self) -> list[Req]:

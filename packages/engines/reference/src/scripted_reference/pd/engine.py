@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from scripted_core.views import PdStage, Side
-from scripted_registry.errors import ConfigError
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.engine import Engine
 from scripted_reference.messages import GenerateReq, PauseMode
 from scripted_reference.observer import SchedulerObserver
-from scripted_reference.pd.arguments import side_args
+from scripted_reference.pd.arguments import refuse_windows, side_args
 from scripted_reference.pd.decode import DecodeScheduler
 from scripted_reference.pd.prefill import PrefillScheduler
 from scripted_reference.pd.rooms import Room, Rooms, RoomState
-from scripted_reference.pd.transfer import KvTransfer
+from scripted_reference.pd.transfer import KvChunk, KvTransfer
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ScheduleBatch
 from scripted_reference.scheduler import Scheduler
@@ -57,16 +56,10 @@ class PdEngine(Engine):
         self.rooms = Rooms()
         self.decode = DecodeScheduler(side_args(args, Side.DECODE), rooms=self.rooms)
         self.prefill = PrefillScheduler(side_args(args, Side.PREFILL), rooms=self.rooms)
-        if self.decode.memory.window_storage is not None:
-            raise ConfigError(
-                f"engine arguments disaggregation_mode={args.disaggregation_mode!s} and "
-                f"model_path={args.model_path!r} with sliding windows do not go together in the "
-                "reference engine",
-                hint="use another model, or drop disaggregation_mode",
-            )
+        refuse_windows(self.decode, args)
         self.transfer = KvTransfer(
             rooms=self.rooms,
-            copy=lambda rid, start, end: self._copy_kv(rid, start, end),
+            copy=lambda chunk: self._copy_kv(chunk),  # a fault may be put in its place
             timeout_iterations=args.transfer_timeout_iterations,
         )
         self.prefill.transfer = self.transfer
@@ -161,7 +154,8 @@ class PdEngine(Engine):
             return PdStage.PREFILLING
         return PdStage.QUEUED
 
-    def _copy_kv(self, rid: str, start: int, end: int) -> None:
+    def _copy_kv(self, chunk: KvChunk) -> None:
+        rid, start, end = chunk.room.rid, chunk.start, chunk.end
         source, target = self.prefill.find_req(rid), self.decode.find_req(rid)
         assert source is not None, f"{rid} has left the prefill engine before its KV"
         assert target is not None, f"{rid} has left the decode engine before its KV came"

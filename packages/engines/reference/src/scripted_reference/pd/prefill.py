@@ -7,6 +7,7 @@ memory and all, until its KV has arrived, and leaves its prompt to the prefix tr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from scripted_reference.departures import Departures
 from scripted_reference.messages import GenerateReq, PauseMode
 from scripted_reference.models.base import BatchResult
 from scripted_reference.pd.rooms import FirstToken, Rooms, RoomState
-from scripted_reference.pd.transfer import KvTransfer
+from scripted_reference.pd.transfer import KvSender
 from scripted_reference.request import Req
 from scripted_reference.results import ResultProcessor
 from scripted_reference.schedule_batch import ScheduleBatch
@@ -65,6 +66,8 @@ class PrefillResults(ResultProcessor):
         self, batch: ScheduleBatch, result: BatchResult, discarded: AbstractSet[Req]
     ) -> None:
         """Take the first token of each complete prompt, and send each request's new KV."""
+        for look in self._scheduler.after_forward:
+            look(batch)
         super().process_extend(batch, result, discarded)
         for req, start, length in zip(
             batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True
@@ -90,12 +93,16 @@ class PrefillScheduler(Scheduler):
     Attributes:
         disagg_prefill_bootstrap_queue: requests for whose KV the decode engine has no memory yet.
         disagg_prefill_inflight_queue: requests whose prompt is complete, and whose KV is not there yet.
+        transfer: what KV is handed to.
+        after_forward: called with each batch when the model has computed it, before anything becomes
+            of its result: before prompts go into the prefix tree, and before their KV is sent.
     """
 
     def __init__(self, args: ServerArgs, *, rooms: Rooms) -> None:
         super().__init__(args)
         self.rooms = rooms
-        self.transfer: KvTransfer | None = None
+        self.transfer: KvSender | None = None
+        self.after_forward: list[Callable[[ScheduleBatch], None]] = []
         self.disagg_prefill_bootstrap_queue: list[Req] = []
         self.disagg_prefill_inflight_queue: list[Req] = []
         self.control = PrefillControl(self)
@@ -155,7 +162,11 @@ class PrefillScheduler(Scheduler):
             room = self.rooms.get(req.rid)
             if room is not None and room.state is RoomState.COMPLETE:
                 self.disagg_prefill_inflight_queue.remove(req)
-                self.departures.end(req)
+                self.let_go(req)
+
+    def let_go(self, req: Req) -> None:
+        """End a request whose KV has arrived."""
+        self.departures.end(req)
 
     def _is_ready(self, req: Req) -> bool:
         room = self.rooms.get(req.rid)

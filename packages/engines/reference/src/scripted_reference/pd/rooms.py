@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from scripted_reference.models.base import TokenLogprobs
+from scripted_reference.models.base import TokenLogprobs
 
 
 class RoomState(Enum):
@@ -100,10 +99,11 @@ class Rooms:
     def __contains__(self, rid: str) -> bool:
         return rid in self._rooms
 
-    def open(self, rid: str, *, prompt_len: int) -> Room:
-        """Open a room for a request that has just arrived."""
+    def open(self, rid: str, *, prompt_len: int, number: int | None = None) -> Room:
+        """Open a room for a request that has just arrived; a router has given it its `number`."""
         self._numbers += 1
-        room = self._rooms[rid] = Room(rid, self._numbers, prompt_len)
+        room = Room(rid, self._numbers if number is None else number, prompt_len)
+        self._rooms[rid] = room
         return room
 
     def get(self, rid: str) -> Room | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
+import numpy.typing as npt
 from scripted_core.ops import Transfer, TransferAction
 from scripted_core.views import KvChunkView
 
@@ -20,9 +21,19 @@ from scripted_reference.pd.rooms import FirstToken, Room, Rooms, RoomState
 _REJECTIONS_KEPT: Final = 64
 
 
+class KvSender(Protocol):
+    """What a prefill engine hands the KV of its requests to."""
+
+    def send(self, room: Room, *, end: int, first: FirstToken | None) -> None:
+        """A prompt is computed up to `end`: send what was not sent yet."""
+
+
 @dataclass(eq=False, slots=True)
 class KvChunk:
-    """Positions `start` up to `end` of one request, on their way."""
+    """Positions `start` up to `end` of one request, on their way.
+
+    Between two processes it has its `contents` with it; within one they are read when it is delivered.
+    """
 
     number: int
     room: Room
@@ -31,6 +42,7 @@ class KvChunk:
     end: int
     first: FirstToken | None
     delay: int = 0
+    contents: npt.NDArray[Any] | None = None
 
     def view(self) -> KvChunkView:
         """Return it as scripts see it."""
@@ -58,10 +70,10 @@ class KvTransfer:
         self,
         *,
         rooms: Rooms,
-        copy: Callable[[str, int, int], None],
+        copy: Callable[[KvChunk], None],
         timeout_iterations: int,
     ) -> None:
-        """`copy(rid, start, end)` moves the KV of these positions from one pool to the other."""
+        """`copy(chunk)` puts the KV of its positions into the decode engine's pool."""
         self._rooms = rooms
         self._copy = copy
         self._timeout_iterations = timeout_iterations
@@ -73,12 +85,33 @@ class KvTransfer:
         self.delivered = 0
         self.rejected: deque[str] = deque(maxlen=_REJECTIONS_KEPT)
 
+    @property
+    def waits_for_script(self) -> bool:
+        """Whether it is held, or a chunk is delayed."""
+        return self.is_held or any(chunk.delay for chunk in self.pending)
+
     def send(self, room: Room, *, end: int, first: FirstToken | None) -> None:
         """The prefill engine has computed a prompt up to `end`: send what was not sent yet."""
-        self._numbers += 1
-        self.pending.append(KvChunk(self._numbers, room, room.attempt, room.sent_len, end, first))
+        self.take_in(room, attempt=room.attempt, start=room.sent_len, end=end, first=first)
         room.sent_len = end
-        room.has_sent_all = first is not None
+
+    def take_in(
+        self,
+        room: Room,
+        *,
+        attempt: int,
+        start: int,
+        end: int,
+        first: FirstToken | None,
+        contents: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """A chunk is on its way from now on."""
+        self._numbers += 1
+        self.pending.append(
+            KvChunk(self._numbers, room, attempt, start, end, first, contents=contents)
+        )
+        if attempt == room.attempt:
+            room.has_sent_all = room.has_sent_all or first is not None
 
     def run(self) -> None:
         """Deliver what is due, and fail the rooms for which nothing is on its way any more."""
@@ -101,7 +134,7 @@ class KvTransfer:
                 f"{chunk.end}: {refusal}"
             )
             return
-        self._copy(chunk.room.rid, chunk.start, chunk.end)
+        self._copy(chunk)
         chunk.room.receive(chunk.start, chunk.end, chunk.first)
         self.delivered += 1
 
@@ -166,6 +199,7 @@ class KvTransfer:
             chunk.end,
             chunk.first,
             chunk.delay + later,
+            chunk.contents,
         )
         self.pending.insert(self.pending.index(chunk) + 1, twin)
 

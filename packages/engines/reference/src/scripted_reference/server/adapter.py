@@ -27,6 +27,7 @@ from scripted_core.ops import (
 )
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.views import FinishKind, FinishReason
+from scripted_core.wire.address import role_of_process
 from scripted_hook import BackgroundHttpPoster, ScriptedTokenizerRecvProxy
 from scripted_hook.generate_client import GenerateClient
 
@@ -89,8 +90,12 @@ class ServerAdapter(ReferenceAdapter):
         )
         if arrived is not None:
             return None
+        return FinishReason(kind=FinishKind.REFUSED, message=self.refusal_of(client))
+
+    def refusal_of(self, client: ClientStream) -> str:
+        """Why a front has refused a request."""
         client.error = _error_message(client.error or "refused")
-        return FinishReason(kind=FinishKind.REFUSED, message=client.error)
+        return client.error
 
     def post(self, message: messages.Message) -> None:
         """Into the inbox, behind everything that has arrived."""
@@ -155,7 +160,7 @@ class ServerAdapter(ReferenceAdapter):
 
     def pids(self) -> Mapping[str, int]:
         """This process; the front is the one that the session started."""
-        return {"scheduler": os.getpid()}
+        return {role_of_process("scheduler", os.environ): os.getpid()}
 
     def base_url(self) -> str:
         """Of the front."""

@@ -29,7 +29,6 @@ _LACKING: Final[dict[str, tuple[object, ...]]] = {
     "return_routed_experts": (None, False),
     "session_params": (None,),
     "custom_logit_processor": (None,),
-    "bootstrap_room": (None,),
     "watermark": (None,),
 }
 
@@ -109,6 +108,9 @@ class GenerateBody(msgspec.Struct, kw_only=True):
     priority: _Int63 | None = None
     data_parallel_rank: _Int32 | None = None
     routed_dp_rank: _Int32 | None = None
+    bootstrap_host: str | list[str] | None = None
+    bootstrap_port: _Int32 | list[_Int32] | None = None
+    bootstrap_room: _Int63 | list[_Int63] | None = None
 
 
 class PauseBody(msgspec.Struct, kw_only=True):

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scripted_reference.args import ServerArgs
+from scripted_reference.args import DisaggregationMode, ServerArgs
 from scripted_reference.models.tokenizer import Tokenizer
 from scripted_reference.server.dispatch import generate_req
 from scripted_reference.server.generation import Generation
@@ -38,6 +38,20 @@ class FrontContext:
         """Raise `RequestError` for a request that the engine would refuse, in the same words."""
         if self.client.is_live(spec.rid):
             raise RequestError(f"The request id {spec.rid!r} is in use by a live request.")
+        mode = self.args.disaggregation_mode
+        if mode == DisaggregationMode.NULL and spec.bootstrap is not None:
+            raise RequestError(
+                "bootstrap_room: this server is none of a pair; leave it out, or start it with "
+                "disaggregation_mode"
+            )
+        if mode != DisaggregationMode.NULL and spec.bootstrap is None:
+            raise RequestError(
+                f"This is the {mode} server of a pair, and the request has no bootstrap_room: send it "
+                "to the router."
+            )
+        lost = None if spec.bootstrap is None else spec.bootstrap.refusal()
+        if lost is not None:
+            raise RequestError(lost)
         size = self.ready.num_replicas
         if spec.dp_rank is not None and not 0 <= spec.dp_rank < size:
             raise RequestError(

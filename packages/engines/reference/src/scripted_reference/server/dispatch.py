@@ -86,4 +86,5 @@ def generate_req(message: wire.Generate) -> messages.GenerateReq:
         top_logprobs_num=message.top_logprobs_num,
         lora_path=message.lora_path,
         dp_rank=message.dp_rank,
+        bootstrap=message.bootstrap,
     )

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import zmq
 from scripted_hook import ScriptedSchedulerHook, ScriptedTokenizerRecvProxy
-from scripted_hook.phase import Phase
 
 from scripted_reference.engine import Engine
 from scripted_reference.request import Req
@@ -90,15 +89,18 @@ class EventLoop:
 
     def _may_rest(self) -> bool:
         """Whether nothing happens until something is received."""
-        if self._hook is not None and (self._hook.phase is not Phase.FREE or not self._wire()):
+        if self._hook is not None and not self._hook.may_rest:
             return False
-        return self._engine.is_fully_idle() or self._engine.scheduler.paused is not None
+        engine = self._engine
+        if engine.is_fully_idle() or engine.scheduler.paused is not None:
+            return True
+        return engine.waits_for_partner
 
     def _rest(self) -> None:
         self._monitor.on_idle()
         poller = zmq.Poller()
         poller.register(self._wake_fd, zmq.POLLIN)
-        for socket in (self._inbox_socket, *self._wire()):
+        for socket in (self._inbox_socket, *self._wire(), *self._engine.sockets):
             poller.register(socket, zmq.POLLIN)
         poller.poll()
 

@@ -15,10 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from scripted_core.wire.address import ENV_WIRE, SessionAddress, open_address
+from scripted_core.wire.address import ENV_WIRE, SessionAddress, member_from_env, open_address
 from scripted_registry.errors import ConfigError, ScriptedError
 
-from scripted_reference.args import ServerArgs
+from scripted_reference.argument_checks import wrong_argument
+from scripted_reference.args import DisaggregationMode, ServerArgs
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.server.arguments import asks_for_device_timer, read_arguments
 from scripted_reference.server.listening import bound
@@ -44,6 +45,14 @@ def main() -> None:
         if asks_for_device_timer(os.environ):
             kwargs.setdefault("enable_metrics_device_timer", True)
         args = parse_engine_kwargs(kwargs)
+        if args.disaggregation_mode == DisaggregationMode.PAIR:
+            raise wrong_argument(
+                "disaggregation_mode",
+                args.disaggregation_mode,
+                "is two servers and a router, and this is one",
+                "start a server with 'prefill', one with 'decode' and scripted_hook.pair.router, or "
+                "run scripted serve, which starts all three",
+            )
         # Before anything is started: a setting that cannot be used is refused here.
         is_own = not os.environ.get(ENV_WIRE)
         session = open_address(os.environ, engine="reference")
@@ -74,7 +83,7 @@ def _run(
     stop.install()  # from here on there is something to put away before the end
     if session is not None:
         session.announce("main")
-    folder = Path(session.directory) if session is not None else _private_folder()
+    folder = _folder_in(session) if session is not None else _private_folder()
     try:
         # Ctrl-C in a terminal goes to both: the scheduler takes it when it can do so in order.
         with stop_signals_blocked():
@@ -109,6 +118,17 @@ def _run(
     finally:
         if session is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_in(session: SessionAddress) -> Path:
+    """Where this front meets its scheduler: each server of several has a folder of its own."""
+    folder = Path(session.directory)
+    member = member_from_env(os.environ)
+    if member is None:
+        return folder
+    own = folder / member[0]
+    own.mkdir(mode=0o700)
+    return own
 
 
 def _private_folder() -> Path:

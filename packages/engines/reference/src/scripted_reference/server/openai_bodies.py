@@ -11,6 +11,7 @@ from scripted_reference.server.context import FrontContext
 from scripted_reference.server.generation import Generation
 from scripted_reference.server.http_errors import RequestError
 from scripted_reference.server.plans import (
+    meetings_of,
     new_rid,
     refuse_if_impossible,
     stop_strings,
@@ -54,6 +55,9 @@ class CompletionsBody(msgspec.Struct, kw_only=True):
     rid: str | None = None
     priority: _Int63 | None = None
     lora_path: str | None = None
+    bootstrap_host: str | list[str] | None = None
+    bootstrap_port: _Int32 | list[_Int32] | None = None
+    bootstrap_room: _Int63 | list[_Int63] | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -82,6 +86,7 @@ def plan_completions(body: CompletionsBody, context: FrontContext) -> list[Gener
         raise RequestError(f"logprobs is 0 to {_MOST_LOGPROBS}, got {body.logprobs}")
     prompts = _prompts(body.prompt, context)
     rid = body.rid or f"cmpl-{new_rid()}"
+    meetings = meetings_of(body, len(prompts))
     planned = [
         Generation(
             Generate(
@@ -97,6 +102,7 @@ def plan_completions(body: CompletionsBody, context: FrontContext) -> list[Gener
                 logprob_start_len=0 if body.echo else -1,
                 top_logprobs_num=body.logprobs or 0,
                 lora_path=body.lora_path,
+                bootstrap=meetings[i],
             ),
             tokenizer=context.tokenizer,
             stop=stop_strings(body.stop),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
+from scripted_reference.bootstrap import DEFAULT_BOOTSTRAP_PORT, Bootstrap
 from scripted_reference.server.bodies import GenerateBody, SamplingBody, Stop
 from scripted_reference.server.context import FrontContext
 from scripted_reference.server.generation import Generation
@@ -30,6 +31,7 @@ def plan_generate(body: GenerateBody, context: FrontContext) -> tuple[list[Gener
     return_logprob = _per_prompt("return_logprob", _given(body.return_logprob, False), count)
     lora_path = _per_prompt("lora_path", body.lora_path, count)
     dp_rank = body.data_parallel_rank if body.routed_dp_rank is None else body.routed_dp_rank
+    meetings = meetings_of(body, count)
     planned = [
         Generation(
             Generate(
@@ -46,6 +48,7 @@ def plan_generate(body: GenerateBody, context: FrontContext) -> tuple[list[Gener
                 top_logprobs_num=top_logprobs[i],
                 lora_path=lora_path[i],
                 dp_rank=dp_rank,
+                bootstrap=meetings[i],
             ),
             tokenizer=context.tokenizer,
             stop=stop_strings(params.stop),
@@ -59,6 +62,26 @@ def plan_generate(body: GenerateBody, context: FrontContext) -> tuple[list[Gener
         params.refuse_what_is_lacking()
     refuse_if_impossible(planned, context)
     return planned, is_batch
+
+
+class Meets(Protocol):
+    """A body with the fields that the router of a pair adds, one value or a list for each."""
+
+    bootstrap_host: str | list[str] | None
+    bootstrap_port: int | list[int] | None
+    bootstrap_room: int | list[int] | None
+
+
+def meetings_of(body: Meets, count: int) -> list[Bootstrap | None]:
+    """Where the servers of a pair meet for each prompt; nowhere without a room."""
+    if body.bootstrap_room is None:
+        return [None] * count
+    hosts = _per_prompt("bootstrap_host", _given(body.bootstrap_host, "127.0.0.1"), count)
+    ports = _per_prompt(
+        "bootstrap_port", _given(body.bootstrap_port, DEFAULT_BOOTSTRAP_PORT), count
+    )
+    rooms = _per_prompt("bootstrap_room", body.bootstrap_room, count)
+    return [Bootstrap(*one) for one in zip(hosts, ports, rooms, strict=True)]
 
 
 def refuse_if_impossible(planned: Iterable[Generation], context: FrontContext) -> None:

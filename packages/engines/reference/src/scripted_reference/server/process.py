@@ -116,3 +116,5 @@ def complain(message: str) -> None:
 
 
 COMPLAINT: Final = "scripted-reference: error:"
+ENV_ROUTER: Final = "SCRIPTED_REFERENCE_ROUTER"
+"""URL of the router in front of the pair that this server belongs to in a session."""

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from scripted_core.wire.address import SessionAddress, address_from_env
 from scripted_registry.errors import ScriptedError
 
 from scripted_reference.server.process import (
+    ENV_ROUTER,
     complain,
     die_with,
     on_stop_signal,
@@ -88,8 +90,19 @@ def _complaining() -> Iterator[None]:
 
 def _build(start: Start, args: ServerArgs, context: zmq.Context[Any]) -> Engine:
     """The engine of this process: all of it, or one pipeline stage that has met the others."""
+    from scripted_reference.args import DisaggregationMode
     from scripted_reference.engine import Engine
 
+    if args.disaggregation_mode == DisaggregationMode.PREFILL:
+        from scripted_reference.pd.servers import PrefillServer
+
+        host = urlsplit(start.base_url).hostname
+        assert host is not None, "a URL of a server has a host"
+        return PrefillServer(args, context=context, host=host)
+    if args.disaggregation_mode == DisaggregationMode.DECODE:
+        from scripted_reference.pd.servers import DecodeServer
+
+        return DecodeServer(args, context=context)
     if args.pp_size == 1:
         return Engine(args)
     from scripted_reference.pp.engine import stages_of
@@ -109,7 +122,6 @@ def _serve(start: Start, *, in_session: bool) -> None:
 
     from scripted_reference.engine_kwargs import parse_engine_kwargs
     from scripted_reference.server import wire
-    from scripted_reference.server.adapter import ServerAdapter
     from scripted_reference.server.event_loop import EventLoop
     from scripted_reference.server.inbox import Belonging, FrontSocket
 
@@ -137,8 +149,7 @@ def _serve(start: Start, *, in_session: bool) -> None:
     take_stop_signals()
     adapter: ServerAdapter | None = None
     if in_session:
-        make_adapter = ServerAdapter if args.pp_size == 1 else _driver_adapter()
-        adapter = make_adapter(
+        adapter = _adapter(
             engine, inbox=inbox, belonging=belonging, base_url=start.base_url, args=args
         )
         with _complaining():
@@ -158,10 +169,27 @@ def _serve(start: Start, *, in_session: bool) -> None:
     context.destroy(linger=0)
 
 
-def _driver_adapter() -> type[ServerAdapter]:
-    from scripted_reference.pp.processes import DriverAdapter
+def _adapter(engine: Engine, *, base_url: str, **options: Any) -> ServerAdapter:
+    """The adapter of this process: of the one scheduler, of the first stage, or of one of a pair."""
+    from scripted_reference.pd.servers import DecodeServer, PrefillServer
+    from scripted_reference.pp.processes import DriverAdapter, StageEngine
+    from scripted_reference.server.adapter import ServerAdapter
 
-    return DriverAdapter
+    address = address_from_env(os.environ)
+    router = os.environ.get(ENV_ROUTER)  # what the session has started beside this server
+    if router and address is not None and isinstance(engine, DecodeServer):
+        from scripted_hook.pair import Partner
+
+        from scripted_reference.server.pair_adapters import DecodeServerAdapter
+
+        return DecodeServerAdapter(engine, partner=Partner(address), base_url=router, **options)
+    if router and isinstance(engine, PrefillServer):
+        from scripted_reference.server.pair_adapters import PrefillServerAdapter
+
+        return PrefillServerAdapter(engine, base_url=base_url, **options)
+    if isinstance(engine, StageEngine):
+        return DriverAdapter(engine, base_url=base_url, **options)
+    return ServerAdapter(engine, base_url=base_url, **options)
 
 
 def _follow(start: Start, *, in_session: bool) -> None:

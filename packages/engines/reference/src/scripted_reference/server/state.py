@@ -66,8 +66,7 @@ class EngineMonitor:
             return
         for req, cached in zip(batch.reqs, batch.prefix_lens, strict=True):
             if req.rid not in self._runs_on:
-                replica = next(r for r in self._replicas if req.rid in r.scheduler.requests)
-                self._runs_on[req.rid] = replica
+                replica = self._replica_of(req)
                 replica.prompt_tokens += len(req.origin_input_ids)
                 replica.cached_tokens += min(cached, len(req.origin_input_ids))
 
@@ -76,7 +75,14 @@ class EngineMonitor:
         for req in reqs:
             known = self._counted.get(req.rid, 0)
             self._counted[req.rid] = len(req.output_ids)
-            self._runs_on[req.rid].meter.generated(len(req.output_ids) - known)
+            # A decode server has computed no prompt of it.
+            replica = self._runs_on.get(req.rid) or self._replica_of(req)
+            replica.meter.generated(len(req.output_ids) - known)
+
+    def _replica_of(self, req: Req) -> _Replica:
+        replica = next(one for one in self._replicas if req.rid in one.scheduler.requests)
+        self._runs_on[req.rid] = replica
+        return replica
 
     def on_finish(self, req: Req) -> None:
         """A request has ended; one that never ran is not counted."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from scripted_reference.bootstrap import Bootstrap
 from scripted_reference.limits import RequestLimits
 from scripted_reference.models.base import TokenLogprobs
 
@@ -50,6 +51,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     top_logprobs_num: int = 0
     lora_path: str | None = None
     dp_rank: int | None = None
+    bootstrap: Bootstrap | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
