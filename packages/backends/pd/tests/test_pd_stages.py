@@ -214,7 +214,7 @@ def test_the_decode_engine_never_prefills_and_the_prefill_engine_never_decodes(t
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"disaggregation_mode": "prefill"}, "disaggregation_mode='prefill' is refused"),
+        ({"disaggregation_mode": "prefill"}, "disaggregation_mode='prefill' is one of two servers"),
         ({"decode_kwargs": {"max_totl_tokens": 1}}, "did you mean 'max_total_tokens'"),
         ({"prefill_kwargs": {"chunked_prefill_size": 0}}, "chunked_prefill_size=0"),
         ({"decode_kwargs": 3}, "is no mapping"),
