@@ -9,8 +9,8 @@ from scripted_hook import EngineAdapter, ScriptedSchedulerHook
 from scripted_registry import ConfigError, EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
-from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.args import DisaggregationMode, ServerArgs
+from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.engine import Engine
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.request import Req

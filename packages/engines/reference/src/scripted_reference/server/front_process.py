@@ -18,8 +18,8 @@ from typing import Any, Final
 from scripted_core.wire.address import ENV_WIRE, SessionAddress, member_from_env, open_address
 from scripted_registry.errors import ConfigError, ScriptedError
 
-from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.args import DisaggregationMode, ServerArgs
+from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.server.arguments import asks_for_device_timer, read_arguments
 from scripted_reference.server.listening import bound
