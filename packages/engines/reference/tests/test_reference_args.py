@@ -74,7 +74,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
         ({"speculative_algorithm": "EAGLE3"}, "needs a draft model"),
         ({"speculative_draft_model_path": "tiny-draft"}, "without speculative_algorithm"),
         ({"speculative_token_map": "x"}, "speculative decoding"),
-        ({"disaggregation_mode": "prefill"}, "disaggregation"),
+        ({"disaggregation_mode": "both"}, "disaggregation"),
     ],
 )
 def test_what_the_engine_lacks_is_refused(kwargs: dict[str, Any], lack: str) -> None:

@@ -34,7 +34,8 @@ class ScriptedKvPoolExhauster:
         With ``"count"`` the tree is only evicted as far as it holds more than ``leave_pages``.
         ``pool`` stands for the pool of that name and, where an engine has replicas, for those of
         the same kind in each (``name@rank``): ``leave_pages`` are left in each. All or none of them
-        are held. Raises ``ExhaustError`` when fewer than ``leave_pages`` are left already.
+        are held. The two engines of a prefill/decode pair are no replicas: each pool goes by its name.
+        Raises ``ExhaustError`` when fewer than ``leave_pages`` are left already.
         """
         require_int("exhaust_kv", "leave_pages", leave_pages, at_least=0)
         pools = self._port.kv_pools
@@ -46,7 +47,8 @@ class ScriptedKvPoolExhauster:
         held_before = len(self._held)
         try:
             for name in pools:
-                if name == pool or name.startswith(f"{pool}@"):
+                kind, _, rank = name.partition("@")
+                if name == pool or (kind == pool and rank.isdigit()):
                     self._exhaust_one(pools[name], leave_pages=leave_pages, evictable=evictable)
         except BaseException:
             self._release_down_to(held_before)
