@@ -134,6 +134,11 @@ class PairFollower:
     def notice(self, notice: RankNotice) -> None:
         """Nothing comes with the engine's own messages."""
 
+    def close(self) -> None:
+        """Close the socket; nothing that is unsent is waited for."""
+        self._socket.close()
+        self._context.term()
+
     # -- what it is told -----------------------------------------------------------------------
 
     def _take(self) -> None:
