@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -226,6 +228,85 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert not Path(folder).exists()
     left = {pid: proc_state(int(pid)) for pid in pids}
     assert all(state == "gone" or state[0] in "ZX" for state in left.values()), left
+
+
+def _free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _started(*module, **engine_kwargs):
+    given = json.dumps(engine_kwargs) if engine_kwargs else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(given or "")
+    return process
+
+
+def test_servers_started_by_hand_answer_and_outlive_their_partner():
+    ports = _free_ports(4)
+    urls = [f"http://127.0.0.1:{port}" for port in ports[:3]]
+    kwargs = {**single_device_kwargs_of(_KWARGS), "disaggregation_bootstrap_port": ports[3]}
+    prompt = Prompt(200, seed=4)
+    (expected,) = responses_of([prompt], single_device_kwargs_of(_KWARGS))
+    server = ("scripted_reference.server", "--engine-kwargs-json", "-", "--port")
+    started = [
+        _started(*server, str(ports[0]), **kwargs, disaggregation_mode="prefill"),
+        _started(*server, str(ports[1]), **kwargs, disaggregation_mode="decode"),
+        _started(
+            *("scripted_hook.pair.router", "--port", str(ports[2]), "--prefill", urls[0]),
+            *("--decode", urls[1], "--bootstrap-port", str(ports[3])),
+        ),
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while not _is_healthy(urls[2]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        status, answer = _generate(urls[2], prompt, max_new_tokens=16)
+        assert (status, answer["output_ids"]) == (200, list(expected.output_ids))
+        # The decode server alone: a room to which nobody comes, at a prefill server that goes away.
+        found = []
+        body = {"input_ids": [1, 2, 3], "bootstrap_room": 5, "bootstrap_port": ports[3]}
+        asking = threading.Thread(
+            target=lambda: found.append(_ask(urls[1], "POST", "/generate", body))
+        )
+        asking.start()
+        while (
+            not json.loads(_ask(urls[1], "GET", "/server_info")[1])["internal_states"][0][
+                "tokens_free"
+            ]
+            < 2048
+        ):
+            assert time.monotonic() < deadline
+        started[0].kill()
+        asking.join(30)
+        assert b"has gone" in found[0][1]
+        assert _ask(urls[1], "GET", "/health")[0] == 200
+        assert _ask(urls[2], "GET", "/health")[0] == 503
+        assert _generate(urls[2], prompt)[0] == 503
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(timeout=30)
+
+
+def _is_healthy(url):
+    try:
+        return _ask(url, "GET", "/health")[0] == 200
+    except OSError:
+        return False
 
 
 def test_a_server_that_is_no_pair_is_told_apart():

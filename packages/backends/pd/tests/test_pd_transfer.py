@@ -12,7 +12,7 @@ from scripted_backend_pd import (
 )
 from scripted_chunked import run_until_all_finished, run_until_finished
 from scripted_core.errors import ConfigError
-from scripted_core.views import PdStage
+from scripted_core.views import PdStage, Side
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=2, stage="pd", runner_config="cpu")
@@ -183,3 +183,27 @@ def test_what_is_not_pending_is_refused_by_name(t):
         t.transfer.step(0)
     t.transfer.resume()
     yield from run_until_finished(r)
+
+
+def test_what_happens_to_kv_between_forward_and_transfer_shows_in_the_output(t):
+    scheduler = t.engine.side(Side.PREFILL).scheduler
+    prompt = Prompt(60, seed=8)  # one chunk: no later one reads what is perturbed
+    clean = prompt.start(t)
+    yield from run_until_finished(clean)
+    t.prefill.flush_cache()
+    yield
+
+    def perturb(batch):
+        slots = scheduler.slots_of(batch.reqs[0])[:2]
+        kv = scheduler.model.kv
+        kv.write(slots, kv.read(slots)[..., ::-1] + 1)
+
+    scheduler.after_forward.append(perturb)
+    try:
+        perturbed = prompt.start(t)
+        yield from run_until_finished(perturbed)
+    finally:
+        scheduler.after_forward.clear()
+    # The first token comes of the forward itself, the others of what was sent.
+    assert perturbed.output_ids[0] == clean.output_ids[0]
+    assert perturbed.output_ids[1:] != clean.output_ids[1:]
