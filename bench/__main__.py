@@ -69,13 +69,14 @@ def main(
 def _reference(only: str, notes: Console) -> list[Result]:
     from bench.reference import MEASUREMENTS
     from bench.reference_server import rows
+    from bench.topologies import rows as topology_rows
 
     results = []
     for measurement in MEASUREMENTS:
         if _is_named(measurement.name, only):
             notes.print(f"measuring {measurement.name}", markup=False)
             results.append(measurement.result())
-    for name, measured in rows().items():
+    for name, measured in (topology_rows() | rows()).items():
         if _is_named(name, only):
             notes.print(f"measuring {name}", markup=False)
             results.append(measured())

@@ -8,6 +8,7 @@ import random
 
 import pytest
 from scripted_backend_pd import Prompt, pair_kwargs, responses_of, single_device_kwargs_of
+from scripted_chunked import run_until_all_finished
 from scripted_core import InProcessSession
 from scripted_core.errors import ExhaustError
 from scripted_registry.ci import register_cpu_ci
@@ -41,10 +42,12 @@ def test_outputs_equal_those_of_one_engine(model, page_size, overlap, warm):
     assert len({response.output_ids for response in pair}) == len(_PROMPTS)
 
 
-def _logprobs(kwargs):
+def _logprobs(kwargs, *, warm=False):
     found = []
 
     def script(t):
+        if warm:
+            yield from run_until_all_finished([prompt.start(t) for prompt in _PROMPTS])
         handles = [
             prompt.start(t, return_logprob=True, logprob_start_len=5, top_logprobs_num=2)
             for prompt in _PROMPTS[:3]
@@ -67,9 +70,10 @@ def _logprobs(kwargs):
 
 
 @needs_torch
-def test_log_probabilities_travel_with_the_kv():
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_log_probabilities_travel_with_the_kv(warm):
     kwargs = pair_kwargs(model_path="tiny", page_size=4)
-    pair, single = _logprobs(kwargs), _logprobs(single_device_kwargs_of(kwargs))
+    pair, single = _logprobs(kwargs, warm=warm), _logprobs(single_device_kwargs_of(kwargs))
     for (prompt, output), (prompt_of_one, output_of_one) in zip(pair, single, strict=True):
         assert [one.token_id for one in output] == [one.token_id for one in output_of_one]
         assert len(prompt) == len(prompt_of_one) > 0

@@ -81,8 +81,9 @@ def test_one_pool_and_two_answer_the_same(model, warm):
         **kwargs(disable_hybrid_swa_memory=True, chunked_prefill_size=-1, disable_radix_cache=True),
     )
     assert len({tuple(tokens) for tokens, _ in one_pool}) == len(_PROMPT_LENS)
-    for page_size in (1, 16):
-        assert _answers(warm=warm, **kwargs(page_size=page_size)) == one_pool
+    for page_size, overlap in ((1, False), (16, False), (1, True)):
+        two_pools = kwargs(page_size=page_size, disable_overlap_schedule=not overlap)
+        assert _answers(warm=warm, **two_pools) == one_pool
     overlapping = kwargs(disable_overlap_schedule=False)
     assert _answers(warm=warm, **overlapping) == one_pool
 

@@ -38,23 +38,30 @@ def _check_pool(pool: PoolAudit, step: int) -> Iterator[Violation]:
     claims = [claim.pages for claim in pool.claims]
     pages = np.concatenate(claims).astype(np.int64, copy=False) if claims else _NO_PAGES
     # Ids outside are taken out: bincount refuses negative ones and makes room up to large ones.
-    if not _is_within(pages, end):
+    is_within = _is_within(pages, end)
+    if not is_within:
         strange = (pages < 0) | (pages >= end)
         yield _outside_pool(pool, np.unique(pages[strange]), step)
         pages = pages[~strange]
     counts = np.bincount(pages, minlength=end)
-    if counts[: pool.first_page].any() or not (counts[pool.first_page :] == 1).all():
+    # As many claims as pages, and none of them without one: then each has one, and none lies before.
+    if len(pages) != pool.num_pages or not counts[pool.first_page :].all():
         yield from _ownership_violations(pool, counts, step)
     if pool.references:
-        yield from _stale_references(pool, end, step)
+        yield from _stale_references(pool, end, step, is_within=is_within)
 
 
-def _stale_references(pool: PoolAudit, end: int, step: int) -> Iterator[Violation]:
-    """Shared pages that the prefix tree does not own: looked for in all references at once first."""
+def _stale_references(
+    pool: PoolAudit, end: int, step: int, *, is_within: bool
+) -> Iterator[Violation]:
+    """Shared pages that the prefix tree does not own: looked for in all references at once first.
+
+    ``is_within`` says that no claim names a page outside the pool.
+    """
     owned = np.zeros(end, dtype=bool)
     for claim in pool.claims:
         if claim.kind is OwnerKind.TREE:
-            owned[_within(claim.pages, end)] = True
+            owned[claim.pages if is_within else _within(claim.pages, end)] = True
     if not len(_outside(np.concatenate([one.pages for one in pool.references]), owned)):
         return
     for reference in pool.references:

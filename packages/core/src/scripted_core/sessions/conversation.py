@@ -87,7 +87,7 @@ class Conversation:
         poller.poll(int(timeout_s * 1000))
         message = self._engine.receive()
         if isinstance(message, OutOfBandError):
-            raise self._died(message.text)
+            raise self._died(self._cause(message))
         if message is None:
             self._raise_if_died()
         return message
@@ -99,5 +99,15 @@ class Conversation:
         # A rank that broke reports why before it ends, which says more than the exit.
         report = self._engine.receive()
         if isinstance(report, OutOfBandError):
-            raise self._died(report.text)
+            raise self._died(self._cause(report))
         raise self._died(ended)
+
+    def _cause(self, report: OutOfBandError) -> str:
+        """What a rank reports, behind the end of another one if there is one.
+
+        A rank whose neighbour was killed breaks at once, and reports a lost connection.
+        """
+        ended = self._engine.ended() or ""
+        # How many processes are named there besides the one that reports.
+        others = ended.count("(pid ") - ended.count(f"(pid {report.pid})")
+        return f"{ended}\n\n{report.text}" if others > 0 else report.text

@@ -33,8 +33,10 @@ class BatchBuilder:
         """Return a prepared prefill batch, or `None` when nothing can be admitted."""
         scheduler = self._scheduler
         chunked = scheduler.chunked_req
+        if chunked is None and not scheduler.waiting_queue:
+            return None  # first, since it is so in most iterations
         rows_left = self.room_for_newcomers()
-        if chunked is None and (rows_left == 0 or not scheduler.waiting_queue):
+        if chunked is None and rows_left == 0:
             return None
         if chunked is not None:
             scheduler.memory.leave_window([chunked])

@@ -57,17 +57,29 @@ def _run(
     speculate: bool,
     sampling: dict[str, Any] | None = None,
     logprobs: bool = False,
+    warm: bool = False,
     **kwargs: Any,
 ) -> tuple[dict[str, Any], int, Engine]:
-    """Six requests: their outputs, ends and log probabilities, and how many iterations it took."""
+    """Six requests: their outputs, ends and log probabilities, and how many iterations it took.
+
+    ``warm`` leaves the beginnings of their prompts in the prefix tree before.
+    """
     given = {"model_path": "tiny", "context_length": 512, "chunked_prefill_size": 64}
     given |= (_SPECULATION if speculate else {}) | kwargs
     engine = Engine(parse_engine_kwargs(given))
     outputs = _Outputs()
     engine.observer = outputs
     rng = random.Random(1)
-    for i in range(6):
-        prompt = [rng.randrange(355, 900) for _ in range(20 + 13 * i)]
+    prompts = [[rng.randrange(355, 900) for _ in range(20 + 13 * i)] for i in range(6)]
+    if warm:
+        once = SamplingParams(max_new_tokens=1, ignore_eos=True)
+        for i, prompt in enumerate(prompts):
+            beginning = prompt[: len(prompt) * 2 // 3]
+            engine.post(GenerateReq(rid=f"w{i}", input_ids=beginning, sampling_params=once))
+        while not engine.is_fully_idle():
+            engine.iterate()
+        outputs.ended.clear()
+    for i, prompt in enumerate(prompts):
         params = SamplingParams(
             max_new_tokens=20 + i,
             ignore_eos=i % 2 == 0,
@@ -94,7 +106,11 @@ def _run(
                 assert 0 <= ahead <= (8 if scheduler.enable_overlap else 0)
     engine.iterate()  # nothing runs: the engine looks for what has leaked
     found = {
-        rid: (req.output_ids, req.finished_reason, [one.token_id for one in req.output_logprobs])
+        rid: (
+            req.output_ids,
+            req.finished_reason,
+            [(one.token_id, one.logprob) for one in req.output_logprobs],
+        )
         for rid, req in outputs.ended.items()
     }
     assert len(found) == 6
@@ -120,10 +136,15 @@ def _run(
         {"disable_overlap_schedule": False, "max_total_tokens": 260, "logprobs": True},
         _NGRAM,
         {**_NGRAM, "disable_overlap_schedule": False, "logprobs": True},
+        {"logprobs": True, "warm": True, "page_size": 16, "max_total_tokens": 1024},
+        {"logprobs": True, "warm": True, "disable_overlap_schedule": False},
+        {**_NGRAM, "logprobs": True, "warm": True},
     ],
 )
 def test_the_output_is_that_without_speculation(kwargs):
+    """Token for token, and log probabilities bit for bit: nothing depends on what is in the batch."""
     own = {key: value for key, value in kwargs.items() if not key.startswith("speculative_")}
+    own["warm"] = False  # what it is compared with computes all of each prompt
     plain, slow, _ = _run(speculate=False, **own)
     found, fast, engine = _run(speculate=True, **kwargs)
     assert found == plain

@@ -107,8 +107,9 @@ def _rows(stages: Sequence[PipelineScheduler]) -> RowAudit:
         claims = row_claims(stage)
         free += [first + row for row in claims.free_rows]
         held += [first + row for row in claims.held_rows]
+        suffix = "" if stage.stage.is_first else f"@{stage.stage.name}"
         for rid, row in claims.request_rows.items():
-            by_request[_named(rid, stage)] = first + row
+            by_request[rid + suffix] = first + row
     return RowAudit(0, size * len(stages), free, held, by_request)
 
 

@@ -36,7 +36,7 @@ class HashStage(HashModel):
         seed: int = 0,
     ) -> None:
         super().__init__(kv_pool=kv_pool, req_to_token_pool=req_to_token_pool, seed=seed)
-        self._stage = stage
+        self._is_last = stage.is_last
         self._slot_weights = _share(self._slot_weights, stage, seed=seed)
 
     def forward_stage(self, batch: ScheduleBatch, hidden: Hidden) -> Hidden | BatchResult:
@@ -44,7 +44,7 @@ class HashStage(HashModel):
         sums = self._sums(batch)
         if hidden is not None:
             sums = sums + hidden
-        if self._stage.is_last:
+        if self._is_last:
             return BatchResult(self._next_tokens(sums, batch.reqs))
         return sums
 
