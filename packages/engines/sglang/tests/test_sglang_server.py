@@ -30,8 +30,6 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs the capability 'an installed SGLang': {launch.check_usable()}",
 )
 
-_START_TIMEOUT_S = 300.0
-
 
 def _start(**kwargs: Any) -> ScriptedHttpServer:
     return ScriptedHttpServer.start(backend="sglang", **kwargs)
@@ -90,10 +88,9 @@ def swallowed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("swallowed")
 def test_a_server_without_our_hooks_is_told_apart_soon() -> None:
-    begun = time.monotonic()
+    # At the end of its time it would be an EngineStartError.
     with pytest.raises(HandshakeError, match="our plugin was swallowed") as caught:
         _start()
-    assert time.monotonic() - begun < _START_TIMEOUT_S / 2
     assert "log tail" in str(caught.value)
     assert caught.value.hint
 
