@@ -70,6 +70,21 @@ def test_a_server_that_is_not_there_is_in_the_json_too(scripted):
     assert (kit["outcome"], kit["error"]["code"]) == ("broken", "server-unreachable")
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_measured(
+    scripted, monkeypatch, tmp_path
+):
+    server = ("--url", "http://127.0.0.1:9")  # which would be the error if it were asked
+    for file, why in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "no" / "a.svg", "there is no folder"),
+    ):
+        status, _, complaint = scripted("run", "occupancy", *server, "--plot", str(file))
+        assert (status, why in complaint) == (2, True), complaint
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    status, _, complaint = scripted("run", "occupancy", *server)
+    assert (status, "$GITHUB_STEP_SUMMARY cannot be written" in complaint) == (2, True), complaint
+
+
 def test_flags_of_sglang_become_engine_arguments():
     flags = ["--enable-metrics", "--page-size", 16, "--dtype=float16", "--cuda-graph-bs", 1, 2]
     assert engine_arguments(flags) == {

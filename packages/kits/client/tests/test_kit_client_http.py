@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,16 +59,50 @@ def test_a_web_server_that_is_no_engine_is_said_to_be_none():
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:3", "ftp://a", "http://", "http://a/?b=c", "http://a#b"]
+    "url",
+    [
+        *("127.0.0.1:3", "ftp://a", "http://", "http://a/?b=c", "http://a#b", "http://a:99999"),
+        *("http://[::1", "http://a:b", "http://a b/", "http://.:1", f"http://{'a' * 300}"),
+        *("http://a/\n", "http://a:0", "http://\x00"),
+    ],
 )
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(ConfigError, match=r"URL|path"):
         Target(url=url)
 
 
-def test_a_timeout_has_to_be_one():
+def test_a_password_in_a_url_is_refused_and_not_said_again():
+    with pytest.raises(ConfigError, match="in every report") as caught:
+        Target(url="http://me:sesame@host:1")
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"api_key": "sesame\n"},
+        {"api_key": "sesame\x00"},
+        {"headers": {"X": "sesame\r\nY: 1"}},
+        {"headers": {"X y": "1"}},
+        {"headers": {"": "1"}},
+        {"headers": {"\xc9": "1"}},
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_without_its_value(given):
+    with pytest.raises(ConfigError, match="header") as caught:
+        Target(url="http://a", **given)
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf])
+def test_a_timeout_has_to_be_one(timeout_s):
     with pytest.raises(ConfigError, match="timeout"):
-        Target(url="http://a", timeout_s=0)
+        Target(url="http://a", timeout_s=timeout_s)
+
+
+def test_an_api_has_to_be_one():
+    with pytest.raises(ConfigError, match="no API 'grpc'"):
+        Target(url="http://a", api="grpc")
 
 
 def test_a_wrong_key_is_refused_with_a_hint():
@@ -129,6 +165,13 @@ def test_a_proxy_with_nobody_behind_it_is_a_death():
             talk(Target(url=url), lambda client: client.generate("a", max_new_tokens=1))
 
 
+_META = {"finish_reason": {"type": "stop"}, "prompt_tokens": 1, "completion_tokens": 1}
+
+
+def _with_meta(**fields: object) -> dict[str, object]:
+    return {"text": "a", "meta_info": {**_META, **fields}}
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -141,6 +184,14 @@ def test_a_proxy_with_nobody_behind_it_is_a_death():
             "prompt_tokens='x'",
         ),
         ({"text": "a", "meta_info": {"finish_reason": None}}, "finish_reason"),
+        ({"text": "a", "output_ids": [1, "2"], "meta_info": _META}, "output_ids=[1, '2']"),
+        (_with_meta(prompt_tokens=True), "prompt_tokens=True"),
+        (_with_meta(cached_tokens="3"), "cached_tokens='3'"),
+        (_with_meta(spec_accept_length="2"), "spec_accept_length='2'"),
+        (_with_meta(output_token_logprobs="x"), "output_token_logprobs='x'"),
+        (_with_meta(output_token_logprobs=[[-1, 5], [-1]]), "output_token_logprobs[1]"),
+        (_with_meta(input_token_logprobs=[["low", 5]]), "has 'low' where a log probability"),
+        ("[" * 100_000, "no JSON"),
     ],
 )
 def test_a_reply_out_of_shape_names_the_field(body, said):
@@ -167,6 +218,25 @@ def test_a_stream_that_breaks_its_form_is_named(stream, error, said):
     with served({**_FOUND, "POST /generate": replies(200, stream)}) as url:
         with pytest.raises(error, match=said):
             talk(Target(url=url), _all_events)
+
+
+def test_an_event_as_long_as_a_whole_book_is_read_and_a_longer_one_is_named():
+    def stream(length: int) -> str:
+        event = {"text": "a" * length, "meta_info": {"finish_reason": {"type": "stop"}}}
+        return f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n"
+
+    with served({**_FOUND, "POST /generate": replies(200, stream(1 << 20))}) as url:
+        assert [len(text) for text in talk(Target(url=url), _all_events)] == [1 << 20]
+    with served({**_FOUND, "POST /generate": replies(200, stream(9 << 20))}) as url:
+        with pytest.raises(CheckFailed, match=r"event 0 .* is longer than 8 MiB"):
+            talk(Target(url=url), _all_events)
+
+
+@pytest.mark.parametrize("data", [[{}], [1], "m", {"id": "m"}])
+def test_a_list_of_models_that_is_none_is_named(data):
+    with served({**_FOUND, "GET /v1/models": replies(200, {"data": data})}) as url:
+        with pytest.raises(CheckFailed, match="/v1/models has data="):
+            talk(Target(url=url), lambda client: client.server_info())
 
 
 def test_a_server_with_openai_routes_alone_is_spoken_to_over_them():

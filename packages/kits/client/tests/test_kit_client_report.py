@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from scripted_core.errors import CapabilityMissing, ConfigError, EngineDied
-from scripted_kit_client import Check, KitFailed, KitReport, Outcome, Series, Table, option
+from scripted_kit_client import (
+    Check,
+    Kit,
+    KitFailed,
+    KitReport,
+    KitRun,
+    Outcome,
+    Series,
+    Table,
+    Target,
+    option,
+)
 from scripted_kit_client.options import described, parse_options
 from scripted_kit_client.output.as_json import reports_as_json
 from scripted_kit_client.output.markdown import as_markdown, write_step_summary
@@ -61,6 +72,44 @@ def test_an_option_that_cannot_be_used_is_named(given, said):
         parse_options(_Options, given, kit="k")
     assert said in str(caught.value.hint)
     assert "kit k" in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bounded:
+    tokens: int = option(1, "how many", at_least=1)
+    every_s: float = option(1.0, "how often", above=0)
+    share: float | None = option(None, "how much", at_least=0, at_most=1)
+    on: bool = option(False, "whether")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"tokens": 0}, "give a number of at least 1"),
+        ({"every_s": 0}, "give a number above 0"),
+        ({"every_s": math.nan}, "give a number above 0"),
+        ({"every_s": math.inf}, "give a number above 0"),
+        ({"share": 60}, "give a number of at least 0 and of at most 1"),
+    ],
+)
+def test_an_amount_out_of_bounds_is_named_however_it_was_given(given, hint):
+    kit = Kit(name="k", summary="", options=_Bounded, look=_nothing)
+    (name,) = given
+    for options in (given, _Bounded(**given), {name: str(given[name])}):
+        with pytest.raises(ConfigError, match=f"option {name}=.* of kit k") as caught:
+            kit(Target(url="http://127.0.0.1:9"), options=options)
+        assert caught.value.hint == hint
+    assert kit(Target(url="http://127.0.0.1:9")).error is not None
+
+
+def test_options_of_another_kit_are_refused():
+    kit = Kit(name="k", summary="", options=_Bounded, look=_nothing)
+    with pytest.raises(ConfigError, match="kit k takes _Bounded, not _Options"):
+        kit(Target(url="http://127.0.0.1:9"), options=_Options())
+
+
+async def _nothing(run: KitRun, options: _Bounded) -> None:
+    pass
 
 
 def test_options_are_described():

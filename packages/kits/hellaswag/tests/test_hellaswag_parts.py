@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 from aiohttp import web
 from scripted_core.errors import ConfigError
-from scripted_kit_client import Api, KitReport, Outcome, Target
-from scripted_kit_hellaswag import HELLASWAG, HellaswagOptions, Normalize, Scorer
+from scripted_kit_client import KitReport, Outcome, Target
+from scripted_kit_hellaswag import HELLASWAG, HellaswagOptions, Normalize
 from scripted_kit_hellaswag.accuracy import Accuracy
 from scripted_kit_hellaswag.rows import parse_rows, read_rows
 from scripted_registry.ci import register_cpu_ci
@@ -42,7 +42,7 @@ def test_public_rows_are_read_as_others_read_them():
         "endings": ["is [title] here.", "b [step] c"],
         "label": "1",
     }
-    ((row,), bad) = parse_rows([json.dumps(public), ""])
+    ((row,), bad) = parse_rows([json.dumps(public).encode(), b""])
     assert bad == []
     assert row.context == "Roof shingle removal: A man is sitting on a roof. He"
     assert row.endings == ("is. here.", "b c")
@@ -56,17 +56,37 @@ def test_public_rows_are_read_as_others_read_them():
         ({"endings": ["a", " "]}, "empty"),
         ({"endings": ["a", 3]}, "no text"),
         ({"endings": ["a", "a"]}, "the same"),
+        ({"endings": ["a b", "a  b"]}, "the same"),
+        ({"endings": ["a", "[header]"]}, "empty without its marks"),
+        ({"endings": ["a", "\ud83d"]}, "half of a character"),
         ({"label": 4}, "label 4 is of no ending"),
         ({"label": None}, "label is None"),
+        ({"label": True}, "label is True"),
+        ({"label": 1.0}, "label is 1.0"),
+        ({"label": "-1"}, "label is '-1'"),
         ({"ctx": ""}, "no context"),
+        ({"ctx": "[header]"}, "no context"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(changed, reason):
-    lines = [json.dumps(_GOOD), json.dumps({**_GOOD, **changed}), "{", "[]"]
+    lines = [json.dumps(one).encode() for one in (_GOOD, {**_GOOD, **changed})] + [b"{", b"[]"]
     rows, bad = parse_rows(lines)
     assert len(rows) == 1
     assert [one.line for one in bad] == [2, 3, 4]
     assert reason in bad[0].reason
+
+
+def test_one_line_that_is_no_text_costs_no_other(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    good = json.dumps({**_GOOD, "ctx": "a\u2028b\x85 \U0001f600"}, ensure_ascii=False).encode()
+    file.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\xff\xfe\n" + b"[" * 100_000 + b"\n" + good)
+    rows, bad = read_rows(file)
+    assert [row.line for row in rows] == [1, 4]
+    assert rows[0].context == "a\u2028b\x85 \U0001f600"
+    assert [(one.line, one.reason[:12]) for one in bad] == [
+        (2, "it is no UTF"),
+        (3, "it is nested"),
+    ]
 
 
 def test_a_file_without_a_row_cannot_be_used(tmp_path):
@@ -191,36 +211,8 @@ def test_what_cannot_be_asked_is_a_usage_error(stub, tmp_path):
     with _engine(stub, "melts") as url:
         with pytest.raises(ConfigError, match="leaves none to ask"):
             _run(url, file, n_shot=1)
-        with pytest.raises(ConfigError, match="is no share"):
-            _run(url, file, floor=60)
+        for bad in ({"floor": 60}, {"limit": 0}, {"n_shot": -1}, {"concurrency": 0}):
+            with pytest.raises(ConfigError, match=f"option {next(iter(bad))}="):
+                _run(url, file, **bad)
         with pytest.raises(ConfigError, match="no data for the model 'm'"):
             HELLASWAG(Target(url=url))
-
-
-def test_lm_eval_is_an_extra_that_is_asked_for_by_name(stub, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with _engine(stub, "melts") as url:
-        with pytest.raises(ConfigError, match="lm-eval is not installed") as caught:
-            HELLASWAG(Target(url=url), options=HellaswagOptions(scorer=Scorer.LM_EVAL))
-    assert "[lm-eval]" in str(caught.value.hint)
-
-
-def test_lm_eval_is_told_where_the_server_is(stub, monkeypatch):
-    asked = {}
-
-    class Harness:
-        @staticmethod
-        def simple_evaluate(**arguments):
-            asked.update(arguments)
-            return {"results": {"hellaswag": {"acc_norm,none": 0.71}}}
-
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", Harness)
-    with _engine(stub, "melts") as url:
-        report = HELLASWAG(
-            Target(url=url, api_key="k", api=Api.OPENAI),
-            options=HellaswagOptions(scorer=Scorer.LM_EVAL, floor=0.7, n_shot=2),
-        )
-    assert report.outcome is Outcome.PASSED
-    assert asked["model_args"]["base_url"] == url + "/v1/completions"
-    assert asked["model_args"]["header"] == {"Authorization": "Bearer k"}
-    assert asked["num_fewshot"] == 2

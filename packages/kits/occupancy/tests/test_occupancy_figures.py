@@ -9,7 +9,7 @@ import pytest
 from scripted_core.errors import ConfigError
 from scripted_kit_client import CheckFailed
 from scripted_kit_occupancy import Across
-from scripted_kit_occupancy.baseline import floor_from, key_of, record
+from scripted_kit_occupancy.baseline import floor_from, key_of, look_at, record
 from scripted_kit_occupancy.samples import across_ranks, by_rank, fresh, summary_of
 from scripted_kit_occupancy.scrape import Scrape, parse_scrape
 from scripted_registry.ci import register_cpu_ci
@@ -50,6 +50,20 @@ def test_a_scrape_without_the_gauge_has_no_name_for_it():
     assert parse_scrape("other 1\n", at_s=0).gauge is None
     with pytest.raises(CheckFailed, match="no Prometheus text"):
         parse_scrape("<html>404</html>", at_s=0)
+
+
+@pytest.mark.parametrize("value", ["+Inf", "-1", "250", "1e400"])
+def test_what_is_no_share_of_time_is_said_to_be_none(value):
+    with pytest.raises(CheckFailed, match="is no share of time in percent"):
+        parse_scrape(f"sglang:fwd_occupancy {value}\n", at_s=0)
+
+
+@pytest.mark.parametrize(
+    "text", ["sglang:fwd_occupancy x\n", "sglang:fwd_occupancy{ 3\n", "\x00", "{"]
+)
+def test_text_out_of_form_is_named(text):
+    with pytest.raises(CheckFailed, match="no Prometheus text"):
+        parse_scrape(text, at_s=0)
 
 
 def _scrape(at_s: float, **values: float) -> Scrape:
@@ -95,6 +109,12 @@ def test_a_floor_follows_from_what_was_recorded_on_the_same_runner(tmp_path):
     assert json.loads(file.read_text())[key]["samples"] == 30
     with pytest.raises(ConfigError, match="no median for 'x'"):
         floor_from(file, "x", margin=2)
+    record(file, "nothing", median=math.nan, samples=0)
+    with pytest.raises(ConfigError, match="no median for 'nothing'"):
+        floor_from(file, "nothing", margin=2)
+    look_at(file)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        look_at(tmp_path / "no" / "medians.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         floor_from(tmp_path / "none.json", key, margin=2)
     file.write_text("[1]")

@@ -95,6 +95,7 @@ def _about(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit. A mistake of the user's is a message and a hint, no traceback."""
+    _have_streams()
     _never_fail_to_print()
     with EndingSignals() as signals:
         status = _status_of(arguments)
@@ -149,6 +150,14 @@ def _give_up_printing(error: OSError) -> None:
         typer.secho(f"error: the output cannot be written: {error.strerror}", fg="red", err=True)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _have_streams() -> None:
+    """Where a shell has closed stdout or stderr (`>&-`), Python has none: write to nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the program runs
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _never_fail_to_print() -> None:

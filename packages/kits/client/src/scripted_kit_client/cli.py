@@ -153,7 +153,8 @@ def run_kits(
     2 when nothing can be said (a usage mistake, a server that is not there, hangs or died).
     """
     from scripted_kit_client.output.as_json import reports_as_json
-    from scripted_kit_client.output.markdown import write_step_summary
+    from scripted_kit_client.output.files import look_at_output
+    from scripted_kit_client.output.markdown import look_at_step_summary, write_step_summary
     from scripted_kit_client.progress import bar
     from scripted_kit_client.target import Target
 
@@ -167,6 +168,9 @@ def run_kits(
         api=api,
         model=model,
     )
+    if plot is not None:
+        look_at_output(plot, what="the plot")
+    look_at_step_summary()
     reports: list[KitReport] = []
     for kit in kits:
         with bar() as progress:

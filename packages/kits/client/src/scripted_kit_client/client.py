@@ -12,7 +12,13 @@ from scripted_core.errors import CapabilityMissing, ConfigError
 
 from scripted_kit_client.errors import CheckFailed, ServerUnreachable
 from scripted_kit_client.http import HttpSession, Reply, accepted
-from scripted_kit_client.replies import Generation, StreamEvent, from_completion, from_generate
+from scripted_kit_client.replies import (
+    Generation,
+    StreamEvent,
+    from_completion,
+    from_generate,
+    number_or_none,
+)
 from scripted_kit_client.target import Api, Target
 
 Prompt = str | Sequence[int]
@@ -166,10 +172,15 @@ class ServerClient:
             choices = event.get("choices")
             if not choices:
                 continue  # what was used
-            text += choices[0].get("text") or ""
+            if not isinstance(choices, list) or not isinstance(choices[0], dict):
+                raise CheckFailed(
+                    f"an event of the stream of /v1/completions has choices={choices!r:.200}"
+                )
+            reason = choices[0].get("finish_reason")
+            text += str(choices[0].get("text") or "")
             yield StreamEvent(
                 text=text,
-                finish_reason=choices[0].get("finish_reason"),
+                finish_reason=None if reason is None else str(reason),
                 completion_tokens=None,
             )
 
@@ -190,8 +201,7 @@ class ServerClient:
         states = (await self.server_info()).get("internal_states")
         if not isinstance(states, list) or not states or not isinstance(states[0], dict):
             return None
-        value = states[0].get("avg_spec_accept_length")
-        return None if value is None else float(value)
+        return number_or_none(states[0], "avg_spec_accept_length", "/server_info")
 
     async def pause(self, mode: str) -> None:
         """`/pause_generation`; `CapabilityMissing` where there is none."""
@@ -233,7 +243,8 @@ async def _facts(http: HttpSession) -> ServerFacts:
         raise ServerUnreachable(
             f"what answers at {target.url} is no LLM server: /server_info has status "
             f"{info_reply.status}, /v1/models {models.status}",
-            hint="is the path of the URL right? A proxy's path belongs to it: http://host/path",
+            hint="is the path of the URL right? A proxy's path belongs to it (http://host/path), what "
+            "OpenAI's clients have behind it (/v1) does not",
         )
     if target.api is Api.GENERATE and not info:
         raise ConfigError(
@@ -267,7 +278,11 @@ def _first_model(reply: Reply) -> str | None:
     if not reply.is_ok:
         return None
     data = reply.json_object().get("data")
-    return str(data[0]["id"]) if data else None
+    if not data:
+        return None
+    if not isinstance(data, list) or not isinstance(data[0], dict) or "id" not in data[0]:
+        raise CheckFailed(f"/v1/models has data={data!r:.200} where a list of models belongs")
+    return str(data[0]["id"])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from scripted_core.errors import EngineDied, ScriptedError
 
 from scripted_kit_client.errors import (
@@ -27,7 +28,9 @@ _DEATH_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.1
 _GATEWAY: Final = frozenset({502, 503, 504})
 """What a proxy answers when there is nobody behind it."""
-_LONGEST_BODY: Final = 400
+_LONGEST_SHOWN: Final = 400
+_LONGEST_EVENT: Final = 8 << 20
+"""Bytes of one event of a stream: all the text so far, perhaps with its log probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class Reply:
         """The body; `CheckFailed` when it is no JSON."""
         try:
             return json.loads(self.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckFailed(
                 f"{self.method} {self.path} answered {self.status} with a body that is no JSON: "
                 f"{_cut(self.text)}"
@@ -75,7 +78,9 @@ class HttpSession:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            headers=self.target.all_headers, connector=aiohttp.TCPConnector(limit=0)
+            headers=self.target.all_headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            read_bufsize=_LONGEST_EVENT // 2,  # a line may be twice that
         )
         return self
 
@@ -116,7 +121,7 @@ class HttpSession:
                 text = await response.text()
                 accepted(Reply(method="POST", path=path, status=response.status, text=text))
             count = 0
-            async for line in response.content:
+            while line := await _line(response, path=path, number=count):
                 data = line.decode("utf-8", "replace").strip()
                 if not data.startswith("data:"):
                     continue
@@ -218,10 +223,20 @@ def accepted(reply: Reply) -> Reply:
     )
 
 
+async def _line(response: aiohttp.ClientResponse, *, path: str, number: int) -> bytes:
+    """The next line with its end; empty at the end of the body."""
+    try:
+        return await response.content.readline()
+    except (ValueError, LineTooLong) as error:  # which of them is aiohttp's choice of release
+        raise CheckFailed(
+            f"event {number} of the stream of POST {path} is longer than {_LONGEST_EVENT >> 20} MiB"
+        ) from error
+
+
 def _event(data: str, *, path: str, number: int) -> dict[str, Any]:
     try:
         event = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckFailed(
             f"event {number} of the stream of POST {path} is no JSON: {_cut(data)}"
         ) from error
@@ -235,4 +250,4 @@ def _event(data: str, *, path: str, number: int) -> dict[str, Any]:
 
 def _cut(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST_BODY else flat[:_LONGEST_BODY] + "…"
+    return flat if len(flat) <= _LONGEST_SHOWN else flat[:_LONGEST_SHOWN] + "…"

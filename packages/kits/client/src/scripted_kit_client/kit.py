@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from scripted_core.errors import CapabilityMissing, ScriptedError
+from scripted_core.errors import CapabilityMissing, ConfigError, ScriptedError
 from scripted_registry import KitSpec
 
 from scripted_kit_client.client import ServerClient, open_client
 from scripted_kit_client.errors import CheckFailed, RequestRefused
-from scripted_kit_client.options import parse_options
+from scripted_kit_client.options import check_bounds, parse_options
 from scripted_kit_client.progress import NoProgress, Progress
 from scripted_kit_client.report import Check, KitReport, Outcome, Series, Table
 from scripted_kit_client.target import Target
@@ -116,13 +116,17 @@ class Kit(Generic[Options]):
         if isinstance(options, self.options):
             chosen = options
         else:
-            given: Mapping[str, Any] = options if isinstance(options, Mapping) else {}
+            given = {} if options is None else options
+            if not isinstance(given, Mapping):
+                raise ConfigError(
+                    f"kit {self.name} takes {self.options.__name__}, not {type(given).__name__}",
+                    hint='or options by name: {"NAME": value}',
+                )
             chosen = parse_options(self.options, given, kit=self.name)
+        check_bounds(chosen, kit=self.name)
         return asyncio.run(self._run(target, chosen, progress or NoProgress()))
 
     async def _run(self, target: Target, options: Options, progress: Progress) -> KitReport:
-        from scripted_core.errors import ConfigError
-
         begun_s = time.monotonic()
         findings = Findings()
         report = KitReport(kit=self.name, url=target.url, engine="", model="", checks=())

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from scripted_core.errors import ConfigError
 
 _T = TypeVar("_T")
+
+_BOUNDS: Final = (
+    ("above", "above", operator.gt),
+    ("at_least", "of at least", operator.ge),
+    ("at_most", "of at most", operator.le),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +35,17 @@ class OptionHelp:
     text: str
 
 
-def option(default: Any, text: str) -> Any:
-    """A field of an options class, with what it is for."""
-    return dataclasses.field(default=default, metadata={"help": text})
+def option(
+    default: Any,
+    text: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field of an options class, with what it is for, and what a number of it has to be."""
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(default=default, metadata={"help": text, **bounds})
 
 
 def described(kind: type[Any]) -> list[OptionHelp]:
@@ -63,6 +79,29 @@ def parse_options(kind: type[_T], given: Mapping[str, object], *, kit: str) -> _
             )
         values[field] = _read(value, hints[field], name=field, kit=kit)
     return kind(**values)
+
+
+def check_bounds(options: object, *, kit: str) -> None:
+    """Do nothing when every number is within its field's bounds; `ConfigError` names one that is not.
+
+    NaN is within none, and infinity is no amount of anything.
+    """
+    assert dataclasses.is_dataclass(options), "made by `option`"
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        wanted = [
+            (words, is_right, bound)
+            for name, words, is_right in _BOUNDS
+            if (bound := field.metadata.get(name)) is not None
+        ]
+        if not math.isfinite(value) or not all(is_right(value, to) for _, is_right, to in wanted):
+            raise ConfigError(
+                f"option {field.name}={value:g} of kit {kit} is no amount that can be used",
+                hint="give a number "
+                + " and ".join(f"{words} {bound:g}" for words, _, bound in wanted),
+            )
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from scripted_kit_client.errors import CheckFailed
 
@@ -62,14 +63,14 @@ def from_generate(body: object) -> Generation:
     ids = reply.get("output_ids")
     return Generation(
         text=_field(reply, "text", str, "/generate"),
-        token_ids=tuple(ids) if isinstance(ids, list) else None,
+        token_ids=None if ids is None else _ids(ids),
         finish_reason=str(_object(reason, "finish_reason of /generate").get("type")),
-        prompt_tokens=_field(meta, "prompt_tokens", int, "meta_info of /generate"),
-        completion_tokens=_field(meta, "completion_tokens", int, "meta_info of /generate"),
-        cached_tokens=meta.get("cached_tokens"),
-        accept_length=_number(meta.get("spec_accept_length")),
-        prompt_logprobs=_chosen(meta.get("input_token_logprobs")),
-        output_logprobs=_chosen(meta.get("output_token_logprobs")),
+        prompt_tokens=_count(meta, "prompt_tokens", "meta_info of /generate"),
+        completion_tokens=_count(meta, "completion_tokens", "meta_info of /generate"),
+        cached_tokens=_perhaps_count(meta, "cached_tokens", "meta_info of /generate"),
+        accept_length=number_or_none(meta, "spec_accept_length", "meta_info of /generate"),
+        prompt_logprobs=_chosen(meta, "input_token_logprobs"),
+        output_logprobs=_chosen(meta, "output_token_logprobs"),
     )
 
 
@@ -83,38 +84,80 @@ def from_completion(
     """
     where = "/v1/completions"
     one, used = _object(choice, where), _object(usage, f"usage of {where}")
-    completion_tokens = _field(used, "completion_tokens", int, f"usage of {where}")
-    found = one.get("logprobs")
-    pairs: tuple[TokenLogprob, ...] = ()
-    if isinstance(found, dict):
-        tokens, values = found.get("tokens") or [], found.get("token_logprobs") or []
-        if len(tokens) != len(values):
-            raise CheckFailed(
-                f"{where} has {len(tokens)} tokens and {len(values)} log probabilities for them"
-            )
-        pairs = tuple(TokenLogprob(t, v) for t, v in zip(tokens, values, strict=True))
+    completion_tokens = _count(used, "completion_tokens", f"usage of {where}")
+    pairs = _pairs(one.get("logprobs"), where)
     prompt = len(pairs) - completion_tokens if echoed else 0
     details = used.get("prompt_tokens_details")
     return Generation(
         text=_field(one, "text", str, f"choices of {where}"),
         token_ids=None,
         finish_reason=str(one.get("finish_reason")),
-        prompt_tokens=_field(used, "prompt_tokens", int, f"usage of {where}"),
+        prompt_tokens=_count(used, "prompt_tokens", f"usage of {where}"),
         completion_tokens=completion_tokens,
-        cached_tokens=details.get("cached_tokens") if isinstance(details, dict) else None,
+        cached_tokens=_perhaps_count(details, "cached_tokens", f"usage of {where}")
+        if isinstance(details, dict)
+        else None,
         prompt_logprobs=pairs[logprob_start_len:prompt],
         output_logprobs=pairs[prompt:],
     )
 
 
-def _chosen(value: object) -> tuple[TokenLogprob, ...]:
-    if not isinstance(value, Sequence):
+def number_or_none(found: Mapping[str, Any], name: str, where: str) -> float | None:
+    """A field that is a number, or not told; `CheckFailed` for anything else."""
+    value = found.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckFailed(f"{where} has {name}={value!r:.200} where a number belongs")
+    return float(value)
+
+
+def _chosen(meta: Mapping[str, Any], name: str) -> tuple[TokenLogprob, ...]:
+    """SGLang's (log probability, token id, text) of each token."""
+    entries = meta.get(name)
+    if entries is None:
         return ()
-    return tuple(TokenLogprob(entry[1], entry[0]) for entry in value)
+    if not isinstance(entries, list):
+        raise CheckFailed(f"/generate has {name}={entries!r:.200} where a list belongs")
+    found = []
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, list) or len(entry) < 2 or not _is_count(entry[1]):
+            raise CheckFailed(
+                f"{name}[{i}] of /generate is {entry!r:.200} where [log probability, token] belongs"
+            )
+        found.append(TokenLogprob(entry[1], _logprob(entry[0], f"{name}[{i}] of /generate")))
+    return tuple(found)
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _pairs(found: object, where: str) -> tuple[TokenLogprob, ...]:
+    """OpenAI's tokens, and beside them their log probabilities."""
+    if found is None:
+        return ()
+    both = _object(found, f"logprobs of {where}")
+    tokens, values = both.get("tokens") or [], both.get("token_logprobs") or []
+    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
+        raise CheckFailed(
+            f"{where} has tokens={tokens!r:.100} and token_logprobs={values!r:.100}, where two lists "
+            "of one length belong"
+        )
+    return tuple(
+        TokenLogprob(str(token), _logprob(value, f"token_logprobs[{i}] of {where}"))
+        for i, (token, value) in enumerate(zip(tokens, values, strict=True))
+    )
+
+
+def _logprob(value: object, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise CheckFailed(f"{where} has {value!r:.100} where a log probability belongs")
+    return float(value)
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(_is_count(one) for one in value):
+        raise CheckFailed(f"/generate has output_ids={value!r:.200} where token ids belong")
+    return tuple(value)
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -123,8 +166,23 @@ def _object(value: object, where: str) -> dict[str, Any]:
     raise CheckFailed(f"{where} is {value!r:.200} where an object belongs")
 
 
-def _field(found: dict[str, Any], name: str, kind: type, where: str) -> Any:
+def _field(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value = found.get(name)
     if not isinstance(value, kind):
         raise CheckFailed(f"{where} has {name}={value!r:.200} where a {kind.__name__} belongs")
     return value
+
+
+def _count(found: Mapping[str, Any], name: str, where: str) -> int:
+    value = found.get(name)
+    if not _is_count(value):
+        raise CheckFailed(f"{where} has {name}={value!r:.200} where a count belongs")
+    return value
+
+
+def _perhaps_count(found: Mapping[str, Any], name: str, where: str) -> int | None:
+    return None if found.get(name) is None else _count(found, name, where)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -10,7 +10,7 @@ from scripted_core.errors import ConfigError
 from scripted_registry import get_plugin_manager
 
 from scripted_kit_client.kit import Kit
-from scripted_kit_client.output.markdown import write_step_summary
+from scripted_kit_client.output.markdown import look_at_step_summary, write_step_summary
 from scripted_kit_client.output.terminal import print_report
 from scripted_kit_client.report import KitReport
 from scripted_kit_client.target import Target
@@ -21,6 +21,7 @@ def run_and_judge(kit: Kit[Any], target: Target, options: object) -> KitReport:
 
     `options` is what the kit takes: an object of its options class, or values by name.
     """
+    look_at_step_summary()
     report = kit(target, options=options)
     print(file=sys.stdout)
     print_report(report)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 from urllib.parse import urlsplit
 
 from scripted_core.errors import ConfigError
 
-DEFAULT_TIMEOUT_S = 120.0
+DEFAULT_TIMEOUT_S: Final = 120.0
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110."""
 
 
 class Api(StrEnum):
@@ -45,20 +51,17 @@ class Target:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        _look_at_url(self.url)
+        for name, value in self.all_headers.items():
+            _look_at_header(name, value)
+        if not 0 < self.timeout_s < math.inf:
             raise ConfigError(
-                f"{self.url!r} is no URL of a server", hint="give it as http://127.0.0.1:30000"
-            )
-        if parts.query or parts.fragment:
-            raise ConfigError(
-                f"{self.url!r} has more than a path behind the host",
-                hint="leave out what begins with ? or #",
-            )
-        if not self.timeout_s > 0:
-            raise ConfigError(
-                f"a timeout of {self.timeout_s:g} s is over before it begins",
+                f"a timeout of {self.timeout_s:g} s is none that ends a request",
                 hint="give a number of seconds above 0",
+            )
+        if self.api not in set(Api):
+            raise ConfigError(
+                f"there is no API {self.api!r}", hint=f"give one of {', '.join(map(str, Api))}"
             )
         object.__setattr__(self, "url", self.url.rstrip("/"))
         object.__setattr__(self, "api", Api(self.api))
@@ -68,3 +71,47 @@ class Target:
         """The headers of each request."""
         key = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
         return {**key, **self.headers}
+
+
+def _look_at_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        raise ConfigError(
+            f"{url!r} is no URL of a server: {error}", hint="give it as http://127.0.0.1:30000"
+        ) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigError(
+            f"{url!r} is no URL of a server", hint="give it as http://127.0.0.1:30000"
+        )
+    if any(character.isspace() for character in url) or _CONTROL.search(url):
+        raise ConfigError(
+            f"{url!r} is no URL of a server: it has a space or a control character in it",
+            hint="write a space in a path as %20",
+        )
+    if parts.username is not None or parts.password is not None:
+        # Reports name the URL, and a CI job's summary is read by many.
+        raise ConfigError(
+            "a user or a password in the URL would be in every report",
+            hint="--header 'Authorization: Basic …', or --api-key for a bearer token",
+        )
+    if parts.query or parts.fragment:
+        raise ConfigError(
+            f"{url!r} has more than a path behind the host",
+            hint="leave out what begins with ? or #",
+        )
+
+
+def _look_at_header(name: str, value: str) -> None:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no name of a header",
+            hint="letters, digits and hyphens: --header X-Team:a",
+        )
+    if _CONTROL.search(value):
+        raise ConfigError(  # without the value, which may be a key
+            f"the value of the header {name} has a line end or a control character in it",
+            hint="was it read from a file with its last line end?",
+        )

@@ -13,7 +13,7 @@ from scripted_core.errors import ConfigError
 from scripted_kit_client.client import ServerClient
 from scripted_kit_client.kit import Kit, KitRun
 from scripted_kit_client.options import option
-from scripted_kit_client.report import Outcome, Table
+from scripted_kit_client.report import Table
 from scripted_kit_client.together import together
 
 from scripted_kit_hellaswag.accuracy import Accuracy
@@ -43,15 +43,22 @@ class HellaswagOptions:
         None, "JSONL with ctx (or ctx_a, ctx_b), endings, label; the model `tiny` brings its own"
     )
     floor: float | None = option(
-        None, f"share that has to be right; default {DEFAULT_FLOOR}, or {TRAINED_FLOOR} for `tiny`"
+        None,
+        f"share that has to be right; default {DEFAULT_FLOOR}, or {TRAINED_FLOOR} for `tiny`",
+        at_least=0,
+        at_most=1,
     )
-    limit: int | None = option(None, "rows to ask, from the first on; default all")
-    n_shot: int = option(0, "solved rows before each question; they are not asked themselves")
+    limit: int | None = option(None, "rows to ask, from the first on; default all", at_least=1)
+    n_shot: int = option(
+        0, "solved rows before each question; they are not asked themselves", at_least=0
+    )
     normalize: Normalize = option(Normalize.TOKEN, "what the score of an ending is divided by")
-    concurrency: int = option(4, "rows that are asked at a time")
-    bad_rows_most: int = option(0, "so many lines of the file may be no rows")
-    scorer: Scorer = option(Scorer.BUILT_IN, "lm-eval fetches the real data set itself (an extra)")
-    tokenizer: str | None = option(None, "for lm-eval: a tokenizer, by default the server's path")
+    concurrency: int = option(4, "rows that are asked at a time", at_least=1)
+    bad_rows_most: int = option(0, "so many lines of the file may be no rows", at_least=0)
+    scorer: Scorer = option(
+        Scorer.BUILT_IN,
+        "lm-eval (an extra) fetches the public data set itself when there is no data",
+    )
 
 
 async def check_accuracy(run: KitRun, options: HellaswagOptions) -> None:
@@ -87,14 +94,12 @@ def _data_and_floor(client: ServerClient, options: HellaswagOptions) -> tuple[Pa
     floor = options.floor
     if floor is None:
         floor = TRAINED_FLOOR if is_trained and file is None else DEFAULT_FLOOR
-    if not 0 <= floor <= 1:
-        raise ConfigError(f"floor={floor:g} is no share", hint="a share is from 0 to 1: 0.6")
     if file is not None:
         return file, floor
     if not is_trained:
         raise ConfigError(
             f"there is no data for the model {client.facts.model!r}",
-            hint="-o data=FILE takes HellaSwag's JSONL; -o scorer=lm-eval fetches it",
+            hint="-o data=FILE takes HellaSwag's JSONL; -o scorer=lm-eval fetches it itself",
         )
     try:
         from scripted_models import dataset
@@ -110,7 +115,7 @@ async def _ask_all(
     run: KitRun, rows: Sequence[Row], *, shots: str, options: HellaswagOptions
 ) -> list[Scored]:
     run.progress.begin("hellaswag", len(rows))
-    free = asyncio.Semaphore(max(options.concurrency, 1))
+    free = asyncio.Semaphore(options.concurrency)
     done = 0
 
     async def ask(row: Row) -> Scored:
@@ -170,15 +175,21 @@ def _tell_and_judge(run: KitRun, scored: Sequence[Scored], *, floor: float, chan
 
 
 async def _check_by_lm_eval(run: KitRun, options: HellaswagOptions) -> None:
-    run.progress.begin("lm-eval: hellaswag", None)
+    """The same task, as lm-eval has it: of the public data set, or of the rows that were given."""
+    rows: list[Row] | None = None
     floor = DEFAULT_FLOOR if options.floor is None else options.floor
+    if options.data is not None:
+        rows, bad = read_rows(options.data)
+        _judge_rows(run, options.data, bad, most=options.bad_rows_most)
+    run.progress.begin("lm-eval: hellaswag", None)
     share = await accuracy_by_lm_eval(
         run.client,
+        rows=rows,
         n_shot=options.n_shot,
         limit=options.limit,
         concurrency=options.concurrency,
-        tokenizer=options.tokenizer,
+        progress=run.progress,
     )
     run.findings.figures.update(accuracy=share, floor=floor)
     message = f"acc_norm {100 * share:.1f} % by lm-eval, floor {100 * floor:.1f} %"
-    run.note("accuracy", Outcome.PASSED if share >= floor else Outcome.FAILED, message)
+    run.judge("accuracy", share >= floor, message)

@@ -44,17 +44,32 @@ class Scored:
 
 
 async def score_row(client: ServerClient, row: Row, *, shots: str, normalize: Normalize) -> Scored:
-    """Ask for the log probabilities of each ending behind the context.
+    """Score each ending of a row behind its context; errors are those of `ending_logprobs`."""
+    found = await ending_logprobs(
+        client,
+        shots + row.context,
+        [f" {ending}" for ending in row.endings],
+        where=f"line {row.line}",
+    )
+    scores = [
+        _score(values, ending, normalize=normalize)
+        for values, ending in zip(found, row.endings, strict=True)
+    ]
+    return Scored(row=row, scores=tuple(scores))
+
+
+async def ending_logprobs(
+    client: ServerClient, context: str, endings: Sequence[str], *, where: str
+) -> list[list[float]]:
+    """The log probability of each token of each ending behind the context; `where` is for messages.
 
     Two requests: how many tokens the context has, then all endings behind it in one batch. Raises
     `CapabilityMissing` when the server tells no log probabilities.
     """
-    context = shots + row.context
-    begun = await client.generate(context, max_new_tokens=1)
-    before = begun.prompt_tokens
+    before = (await client.generate(context, max_new_tokens=1)).prompt_tokens
     try:
         found = await client.generate_batch(
-            [f"{context} {ending}" for ending in row.endings],
+            [context + ending for ending in endings],
             max_new_tokens=1,
             logprob_start_len=before - 1,
         )
@@ -64,34 +79,34 @@ async def score_row(client: ServerClient, row: Row, *, shots: str, normalize: No
                 f"{client.facts.engine} tells no log probabilities with this model (LOGPROBS)"
             ) from refused
         raise
-    scores = [
-        _score(one, ending, line=row.line, before=before, normalize=normalize)
-        for one, ending in zip(found, row.endings, strict=True)
+    return [
+        _values(one, ending, where=where, before=before)
+        for one, ending in zip(found, endings, strict=True)
     ]
-    return Scored(row=row, scores=tuple(scores))
 
 
-def _score(
-    found: Generation, ending: str, *, line: int, before: int, normalize: Normalize
-) -> float:
+def _values(found: Generation, ending: str, *, where: str, before: int) -> list[float]:
     # The first position is the context's last token.
     values = [one.logprob for one in found.prompt_logprobs[1:]]
     wanted = found.prompt_tokens - before
     if wanted < 1:
-        raise CheckFailed(f"line {line}: an ending adds no token to its context: {ending!r}")
+        raise CheckFailed(f"{where}: an ending adds no token to its context: {ending!r}")
     if len(values) != wanted or None in values:
         raise CheckFailed(
-            f"line {line}: an ending of {wanted} tokens came back with {len(values)} log "
+            f"{where}: an ending of {wanted} tokens came back with {len(values)} log "
             f"probabilities: {values!r:.200}"
         )
-    total = sum(value for value in values if value is not None)
+    return [value for value in values if value is not None]
+
+
+def _score(values: Sequence[float], ending: str, *, normalize: Normalize) -> float:
     match normalize:
         case Normalize.TOKEN:
-            return total / wanted
+            return sum(values) / len(values)
         case Normalize.BYTE:
-            return total / len(ending.encode())
+            return sum(values) / len(ending.encode())
         case Normalize.NONE:
-            return total
+            return sum(values)
 
 
 def few_shots(examples: Sequence[Row]) -> str:

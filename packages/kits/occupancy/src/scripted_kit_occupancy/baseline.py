@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from scripted_core.errors import ConfigError
+from scripted_kit_client.output.files import look_at_output
 
 
 def key_of(*, engine: str, model: str, tokens: int, runner: str) -> str:
@@ -21,7 +23,10 @@ def floor_from(file: Path, key: str, *, margin: float) -> float:
     """The recorded median less `margin` points; `ConfigError` when there is none under `key`."""
     records = _read(file)
     try:
-        return float(records[key]["median"]) - margin
+        median = float(records[key]["median"])
+        if not math.isfinite(median):
+            raise ValueError(median)
+        return median - margin
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{file} has no median for {key!r}",
@@ -40,6 +45,13 @@ def record(file: Path, key: str, *, median: float, samples: int) -> None:
             f"the median cannot be recorded in {file}: {error.strerror}",
             hint="name a file in a folder that is there",
         ) from error
+
+
+def look_at(file: Path) -> None:
+    """Do nothing when a median can be recorded there; `ConfigError` when not, before it is measured."""
+    look_at_output(file, what="the median")
+    if file.exists():
+        _read(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -44,24 +44,26 @@ _SWITCH: Final = {
 class OccupancyOptions:
     """The defaults are SGLang's."""
 
-    threshold: float = option(95.0, "the median has to be above it, in percent")
-    min_samples: int = option(5, "so many scrapes with a number are needed")
-    scrape_interval_s: float = option(0.5, "seconds between two scrapes")
-    scrape_timeout_s: float = option(10.0, "seconds that a scrape may take")
+    threshold: float = option(95.0, "the median has to be above it, in percent", at_least=0)
+    min_samples: int = option(5, "so many scrapes with a number are needed", at_least=1)
+    scrape_interval_s: float = option(0.5, "seconds between two scrapes", above=0)
+    scrape_timeout_s: float = option(10.0, "seconds that a scrape may take", above=0)
     across: Across = option(Across.MAX, "which rank's value counts where several are busy")
     acc_length_threshold: float = option(
-        1.8, "floor of the accept length, where the server speculates"
+        1.8, "floor of the accept length, where the server speculates", at_least=0
     )
-    warmup_max_new_tokens: int = option(64, "tokens of the request before the measurement")
+    warmup_max_new_tokens: int = option(
+        64, "tokens of the request before the measurement", at_least=1
+    )
     max_new_tokens: int = option(
-        2048, "tokens of the measured request, or what the server has room for"
+        2048, "tokens of the measured request, or what the server has room for", at_least=1
     )
     prompt: str = option(DEFAULT_PROMPT, "what is generated after")
-    request_timeout_s: float = option(600.0, "seconds that the measured request may take")
+    request_timeout_s: float = option(600.0, "seconds that the measured request may take", above=0)
     baseline: Path | None = option(
         None, "file of recorded medians: the floor is the one of this runner"
     )
-    margin: float = option(2.0, "points that the floor is below the recorded median")
+    margin: float = option(2.0, "points that the floor is below the recorded median", at_least=0)
     record: Path | None = option(None, "file to write this run's median into")
     runner: str = option("default", "the kind of machine that medians are recorded for")
 
@@ -69,6 +71,10 @@ class OccupancyOptions:
 async def check_occupancy(run: KitRun, options: OccupancyOptions) -> None:
     """Precondition, warm-up, measurement, tables, and then the checks, in this order."""
     client = run.client
+    # A file that cannot be used is said before anything is asked.
+    threshold = _threshold(client, options)
+    if options.record is not None:
+        baseline.look_at(options.record)
     _refuse_engines_without(client)
     first = await _metrics(client, options)
     run.progress.begin("warm-up", None)
@@ -91,7 +97,6 @@ async def check_occupancy(run: KitRun, options: OccupancyOptions) -> None:
     average = await client.accept_length()
     own = seen.generation.accept_length
     accept_length = average if own is None else own
-    threshold = _threshold(client, options)
     scrapes = fresh(seen.scrapes, before)
     found = summary_of(across_ranks(scrapes, options.across))
     _tell(run, seen, scrapes, found, threshold=threshold, accept_length=accept_length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scripted_kit_client.unittest_case import KitMixin
 
 from scripted_kit_occupancy.kit import DEFAULT_PROMPT, OCCUPANCY, OccupancyOptions
@@ -20,6 +22,11 @@ class FwdOccupancyMixin(KitMixin):
     fwd_occupancy_max_new_tokens: int = 2048
     fwd_occupancy_prompt: str = DEFAULT_PROMPT
     fwd_occupancy_across: Across = Across.MAX
+    fwd_occupancy_request_timeout: float = 600.0
+    fwd_occupancy_baseline: Path | None = None
+    """Recorded medians: then the floor is this runner's less the margin, and no threshold counts."""
+    fwd_occupancy_margin: float = 2.0
+    fwd_occupancy_runner: str = "default"
 
     def test_fwd_occupancy(self) -> None:
         """The median is above the threshold; so is the accept length, where the server speculates."""
@@ -33,5 +40,9 @@ class FwdOccupancyMixin(KitMixin):
             max_new_tokens=self.fwd_occupancy_max_new_tokens,
             prompt=self.fwd_occupancy_prompt,
             across=self.fwd_occupancy_across,
+            request_timeout_s=self.fwd_occupancy_request_timeout,
+            baseline=self.fwd_occupancy_baseline,
+            margin=self.fwd_occupancy_margin,
+            runner=self.fwd_occupancy_runner,
         )
         self.run_kit(OCCUPANCY, options)

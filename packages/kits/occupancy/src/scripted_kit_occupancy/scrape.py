@@ -17,6 +17,7 @@ TIMER_COUNTERS: Final = (
     "sglang:forward_execution_seconds_total",
 )
 """What SGLang counts only while its device timer is on."""
+MOST_PERCENT: Final = 105.0
 _TELLING_LABELS: Final = ("dp_rank", "pp_rank", "tp_rank", "moe_ep_rank")
 
 
@@ -52,8 +53,8 @@ def parse_scrape(text: str, *, at_s: float) -> Scrape:
             if family.name in GAUGES:
                 by_rank = found.setdefault(family.name, {})
                 for sample in family.samples:
-                    by_rank[_rank(sample.labels, by_rank)] = float(sample.value)
-    except ValueError as error:
+                    by_rank[_rank(sample.labels, by_rank)] = _percent(sample.name, sample.value)
+    except (ValueError, IndexError, KeyError) as error:  # what the parser lets through
         raise CheckFailed(f"/metrics is no Prometheus text: {error}") from error
     gauge = next((name for name in GAUGES if name in found), None)
     return Scrape(
@@ -62,6 +63,13 @@ def parse_scrape(text: str, *, at_s: float) -> Scrape:
         values=found[gauge] if gauge is not None else {},
         has_timer_counter=has_counter,
     )
+
+
+def _percent(name: str, value: float) -> float:
+    """A share of time in percent, or NaN; a clock that is read late may say a little more than 100."""
+    if math.isnan(value) or 0 <= value <= MOST_PERCENT:
+        return float(value)
+    raise CheckFailed(f"{name} is {value:g}, which is no share of time in percent")
 
 
 def _rank(labels: Mapping[str, str], taken: Mapping[str, float]) -> str:

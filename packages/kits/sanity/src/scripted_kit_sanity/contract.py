@@ -75,8 +75,11 @@ async def completion(client: ServerClient, options: SanityOptions) -> str:
             f"/v1/completions was asked for {_TOKENS} tokens and tells of "
             f"completion_tokens={usage.get('completion_tokens')!r}"
         )
-    total = usage.get("prompt_tokens", 0) + usage["completion_tokens"]
-    if usage.get("total_tokens") != total:
+    prompt = usage.get("prompt_tokens")
+    if (
+        not isinstance(prompt, int)
+        or usage.get("total_tokens") != prompt + usage["completion_tokens"]
+    ):
         raise CheckFailed(f"the usage of /v1/completions does not add up: {usage!r}")
     return f"{usage['completion_tokens']} tokens, {choice.get('finish_reason')}"
 

@@ -11,6 +11,7 @@ from typing import Final
 from scripted_core.errors import CapabilityMissing, ConfigError
 
 TRAINED_MODEL: Final = "tiny"
+_FORM: Final = '-o questions=FILE takes lines of {"prompt": "…", "answer": "…"}'
 AUTO, WORLD, TINY, NONE = "auto", "world", "tiny", "none"
 
 
@@ -109,15 +110,31 @@ def _dataset(name: str) -> Path:
 
 
 def _read(file: Path) -> Iterable[Question]:
+    found: list[Question] = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        fields = [json.loads(line) for line in lines if line.strip()]
-        found = [Question(prompt=str(f["prompt"]), answer=str(f["answer"])) for f in fields]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file} cannot be read as questions: {type(error).__name__}: {error}",
-            hint='-o questions=FILE takes lines of {"prompt": "…", "answer": "…"}',
-        ) from error
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", hint=_FORM) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_question(json.loads(line.decode("utf-8-sig"))))
+        except (ValueError, RecursionError) as error:
+            reason = f"line {number} of {file} is no question: {error}"
+            raise ConfigError(reason, hint=_FORM) from error
     if not found:
         raise ConfigError(f"{file} has no question", hint="give it at least one line")
     return found
+
+
+def _question(fields: object) -> Question:
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    for name in ("prompt", "answer"):
+        value = fields.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"its {name} is {value!r:.40}")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"its {name} has half of a character (a lone surrogate)")
+    return Question(prompt=fields["prompt"], answer=fields["answer"])

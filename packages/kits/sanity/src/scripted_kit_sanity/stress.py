@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
 from scripted_core.errors import CapabilityMissing
 from scripted_kit_client.client import Prompt, ServerClient
-from scripted_kit_client.errors import CheckFailed
+from scripted_kit_client.errors import CheckFailed, RequestRefused
 from scripted_kit_client.kit import Probe
 from scripted_kit_client.replies import StreamEvent
 from scripted_kit_client.together import together
@@ -93,14 +94,11 @@ async def pause_in_place(client: ServerClient, options: SanityOptions) -> str:
     ]
     try:
         await _begun(client, streams)
-        await client.pause("in_place")
-        try:
+        async with _paused(client):
             _, running = await asyncio.wait(streams, timeout=0)
             if not running:
                 raise CapabilityMissing("every request ended before the pause was in force")
             ended = (await asyncio.wait(running, timeout=options.pause_s))[0]
-        finally:
-            await client.resume()
         if ended:
             raise CheckFailed(
                 f"{len(ended)} of {len(running)} paused requests ended within "
@@ -144,6 +142,22 @@ def _judge_stream(events: list[StreamEvent], whole: str, what: str) -> str:
     if text != whole:
         raise CheckFailed(f"{what} says {text!r:.160}, and without a stream it is {whole!r:.160}")
     return f"{len(events)} events, {events[-1].finish_reason}"
+
+
+@contextlib.asynccontextmanager
+async def _paused(client: ServerClient) -> AsyncIterator[None]:
+    """Held inside; let go afterwards unless the server refused, also when its answer was not heard."""
+    is_paused = True
+    try:
+        try:
+            await client.pause("in_place")
+        except (CapabilityMissing, RequestRefused):
+            is_paused = False
+            raise
+        yield
+    finally:
+        if is_paused:
+            await client.resume()
 
 
 async def _run_through(client: ServerClient, prompt: Prompt, tokens: int) -> int:

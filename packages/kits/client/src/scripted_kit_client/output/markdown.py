@@ -9,6 +9,7 @@ from typing import Final
 
 from scripted_core.errors import ConfigError
 
+from scripted_kit_client.output.files import look_at_output
 from scripted_kit_client.report import KitReport, Outcome
 
 SUMMARY_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
@@ -36,6 +37,13 @@ def as_markdown(report: KitReport) -> str:
     for table in report.tables:
         parts += [f"**{table.title}**", _table(table.columns, table.rows)]
     return "\n\n".join(parts) + "\n\n"
+
+
+def look_at_step_summary(*, environ: Mapping[str, str] = os.environ) -> None:
+    """Do nothing when there is no summary, or it can be written; else `ConfigError`."""
+    name = environ.get(SUMMARY_VARIABLE)
+    if name:
+        look_at_output(Path(name), what=f"the summary of ${SUMMARY_VARIABLE}")
 
 
 def write_step_summary(
