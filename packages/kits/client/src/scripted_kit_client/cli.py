@@ -103,6 +103,7 @@ def run_kits(
     url: Annotated[
         str,
         typer.Option(
+            "--url",  # left to itself, typer 0.27 names a required option after its metavar
             metavar="URL",
             help="The server, with the path of a proxy in front of it if there is one.",
         ),
