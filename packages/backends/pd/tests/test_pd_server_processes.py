@@ -20,12 +20,12 @@ from scripted_backend_pd import Prompt, pair_kwargs, responses_of, single_device
 from scripted_backend_pd import server_scripts as scripts
 from scripted_backend_pd.case import PdTestCase
 from scripted_backend_pd.pair_client import SHORT_PROMPT, PdPair
-from scripted_core import ScriptedHttpServer
+from scripted_core import InProcessSession, ScriptedHttpServer
 from scripted_core.errors import ConfigError, EngineDied
 from scripted_core.sessions.processes import proc_state
 from scripted_registry.ci import register_cpu_ci
 
-register_cpu_ci(est_time=25, stage="pd", runner_config="cpu")
+register_cpu_ci(est_time=40, stage="pd", runner_config="cpu")
 
 _KWARGS = pair_kwargs()
 _ON_SERVERS = pytest.mark.parametrize("scripted_backend", ["reference:server"], indirect=True)
@@ -201,7 +201,7 @@ _CTRL_C = """
 import sys
 from scripted_backend_pd import pair_kwargs
 from scripted_backend_pd import server_scripts as scripts
-from scripted_core import ScriptedHttpServer
+from scripted_core import InProcessSession, ScriptedHttpServer
 
 if __name__ == "__main__":
     with ScriptedHttpServer.start(backend="reference", **pair_kwargs()) as server:
@@ -309,12 +309,12 @@ def _is_healthy(url):
         return False
 
 
-def test_a_server_that_is_no_pair_is_told_apart():
+def test_an_engine_that_is_no_pair_of_servers_is_told_apart():
     with (
-        ScriptedHttpServer.start(backend="reference", **single_device_kwargs_of(_KWARGS)) as server,
+        InProcessSession.start(backend="reference", **_KWARGS) as session,
         pytest.raises(ConfigError, match="not started as a pair of servers"),
     ):
-        PdPair.of(server)
+        PdPair.of(session)
 
 
 def test_what_a_single_server_cannot_be_is_said():

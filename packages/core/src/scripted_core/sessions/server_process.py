@@ -50,12 +50,13 @@ class ServerProcess:
                     started = self._start(argv, env, role=role, engine=engine, log=log)
                     self._processes.append(started)
                     self.watch.add(started.pid, role if role == _MAIN else f"{role} server")
-            except OSError as error:
+            except BaseException as error:
                 if self._processes:
-                    self.stop()
-                else:
-                    LAST_ACTS.remove(self)
-                raise EngineStartError(f"cannot start {argv[0]}: {error}") from error
+                    self.stop()  # those that run already are nobody's otherwise
+                LAST_ACTS.remove(self)
+                if isinstance(error, OSError):
+                    raise EngineStartError(f"cannot start {argv[0]}: {error}") from error
+                raise
 
     def _start(
         self, argv: Sequence[str], env: Mapping[str, str], *, role: str, engine: str, log: IO[bytes]
