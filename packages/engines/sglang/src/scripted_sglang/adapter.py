@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from scripted_core.memory_ports import KvPool
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -49,18 +50,21 @@ _HTTP_PATHS: dict[type, tuple[str, str]] = {
 
 
 class SglangAdapter:
-    """Reads one scheduler, and posts to it through its own inbox."""
+    """Reads one scheduler, and posts to it through its own inbox.
+
+    ``leads`` says that scripts may run in it: not in one that follows another server's.
+    """
 
     name = "sglang"
 
-    def __init__(self, scheduler: Any, *, version: str, base_url: str) -> None:
+    def __init__(self, scheduler: Any, *, version: str, base_url: str, leads: bool = True) -> None:
         self.scheduler = scheduler
         self.version = version
         self.vocab_size = int(scheduler.model_config.vocab_size)
         page_size = int(scheduler.page_size)
         tree = scheduler.tree_cache
         allocators = _compat.kv_allocators(scheduler)
-        self.kv_pools: Mapping[str, SglangKvPool] = {
+        self.own_pools: Mapping[str, SglangKvPool] = {
             name: SglangKvPool(
                 name=name,
                 allocator=allocator,
@@ -71,21 +75,24 @@ class SglangAdapter:
             )
             for name, allocator in allocators.items()
         }
+        # Those of another server, which a pair adds, are not in this process.
+        self.kv_pools: Mapping[str, KvPool] = self.own_pools
         self.rows = SglangRowPool(scheduler.req_to_token_pool)
         _compat.watch_tree(tree)
         self.prefix_tree = SglangPrefixTree(tree, page_size=page_size)
         self.state = SchedulerState(
-            scheduler, pools=dict(self.kv_pools), rows=self.rows, tree=self.prefix_tree
+            scheduler, pools=dict(self.own_pools), rows=self.rows, tree=self.prefix_tree
         )
         place = RankPlace.of(scheduler)
         self.rank = place.name
-        self.is_driver = _compat.tokenizer_socket(scheduler) is not None and not place.replica
+        has_inbox = _compat.tokenizer_socket(scheduler) is not None
+        self.is_driver = leads and has_inbox and not place.replica
         self.other_ranks = place.others if self.is_driver else {}
         self.independent_ranks = place.independent
         self.pipeline = PipelinePause(scheduler, stages=place.stages)
         self.quiesce_steps = place.stages if place.stages > 1 else 0
-        self.capabilities = capabilities_of(scheduler, version=version, pools=self.kv_pools)
-        self.held_tokens = dict.fromkeys(self.kv_pools, 0)
+        self.capabilities = capabilities_of(scheduler, version=version, pools=self.own_pools)
+        self.held_tokens = dict.fromkeys(self.own_pools, 0)
         self.held_rows = 0
         self.fired: dict[str, None] = {}
         self._events: EngineEvents | None = None
@@ -133,7 +140,7 @@ class SglangAdapter:
     def report_finish(self, req: Any, reason: FinishReason) -> None:
         """SGLang tells somebody that a request has ended."""
         if self._events is not None:
-            self._events.finished(req.rid, reason, list(req.output_ids))
+            self._events.finished(req.rid, reason, list(_compat.outputs_of(req)))
 
     def apply_rank_op(self, op: RankOp) -> None:
         """A memory operation, or a notice of the driver, has come through SGLang's broadcast."""
@@ -256,7 +263,7 @@ class SglangAdapter:
     def flushed(self, ok: bool) -> None:
         """SGLang has flushed, which empties its allocators under our holds, or has refused to."""
         if ok:
-            for pool in self.kv_pools.values():
+            for pool in self.own_pools.values():
                 pool.take_again()
             self.rows.take_again()
         self.settle_flushes(ok)
@@ -315,7 +322,7 @@ class SglangAdapter:
 
     def live_outputs(self) -> Iterator[tuple[str, Sequence[int]]]:
         """Rid and output of every live request."""
-        return ((rid, req.output_ids) for rid, req in self.state.live().items())
+        return ((rid, _compat.outputs_of(req)) for rid, req in self.state.live().items())
 
     def describe_batch(self, batch: Any) -> BatchFacts:
         """A batch in neutral words."""
@@ -341,7 +348,8 @@ class SglangAdapter:
         What was held may have come back, as after the end of a request.
         """
         self.held_tokens = {
-            name: pages * self.kv_pools[name].page_size for name, pages in pages_by_pool.items()
+            name: pages_by_pool.get(name, 0) * pool.page_size
+            for name, pool in self.own_pools.items()
         }
         self.held_rows = rows
         _compat.admit_again(self.scheduler)

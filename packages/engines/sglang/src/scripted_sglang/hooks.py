@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scripted_core.errors import EngineError
-from scripted_core.wire.address import SessionAddress
+from scripted_core.wire.address import SessionAddress, member_from_env, role_of_process
 from scripted_hook.attach import maybe_init_scripted_scheduler_hook
 from scripted_hook.crash import reporting
 from scripted_hook.phase import Phase
@@ -17,14 +17,17 @@ from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 from scripted_sglang import _compat
 from scripted_sglang._compat import needs, pinned_memory, torch_native
+from scripted_sglang._compat.disaggregation import do_without_events
 from scripted_sglang._compat.needs import Place
 from scripted_sglang.adapter import SglangAdapter
+from scripted_sglang.adapters import adapter_of
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.inbox import RankOp, wait_for_input
+from scripted_sglang.pair import DecodeAdapter
 from scripted_sglang.probes import TESTED_VERSIONS, find_place
 from scripted_sglang.ranks import RankPlace
-from scripted_sglang.replicated import adapter_of
+from scripted_sglang.traffic import Traffic
 
 _IDLE_WAIT_S = 0.02
 
@@ -36,6 +39,7 @@ class SchedulerProcess:
         self._address = address
         self._adapter: SglangAdapter | None = None
         self._hook: ScriptedSchedulerHook | None = None
+        self.traffic = Traffic()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -44,12 +48,13 @@ class SchedulerProcess:
         rank = " ".join(["scheduler", RankPlace.of(scheduler).name]).strip()
         # Until now it was one scheduler of several.
         self._address.announce(rank)
-        with reporting(self._address, rank=rank):
+        with reporting(self._address, rank=role_of_process(rank, os.environ)):
             self._adapter = adapter = adapter_of(
                 scheduler,
                 version=importlib.metadata.version("sglang"),
                 base_url=os.environ.get(ENV_BASE_URL) or _compat.front_url(scheduler),
                 address=self._address,
+                traffic=self.traffic,
             )
             self._hook = maybe_init_scripted_scheduler_hook(
                 scheduler,
@@ -200,6 +205,14 @@ class SchedulerProcess:
         adapter = self._adapter
         return claimed if adapter is None else adapter.pipeline.is_fully_idle(claimed)
 
+    # -- a pair of servers ---------------------------------------------------------------------
+
+    def before_recompute(self, manager: Any, receiver: Any, payload: Any) -> None:
+        """BEFORE ``submit_prefill_recompute``: over HTTP, so that it is in no count of messages."""
+        adapter, hook = self._adapter, self._hook
+        if isinstance(adapter, DecodeAdapter) and hook is not None and hook.phase is not Phase.FREE:
+            adapter.will_recompute(payload["rid"])
+
     # -- SGLang's leak checks ------------------------------------------------------------------
 
     def add_held_tokens(self, result: int, *args: Any) -> int:
@@ -229,6 +242,18 @@ def register(address: SessionAddress) -> None:
     package = source_folder()
     assert package is not None, "SGLang is running"
     process = SchedulerProcess(address)
+    traffic = process.traffic
+    pair = (
+        (needs.MOONCAKE_MANAGER, do_without_events, HookType.BEFORE),
+        (needs.KV_SEND, traffic.after_send, HookType.AFTER),
+        (needs.KV_BOOTSTRAP_MESSAGE, traffic.after_bootstrap_message, HookType.AFTER),
+        (needs.KV_ABORT_NOTIFICATION, traffic.after_abort_notification, HookType.AFTER),
+        (needs.KV_RECEIVE, traffic.counted_receive, HookType.AROUND),
+        (needs.KV_STATUS, traffic.prefill_status, HookType.AROUND),
+        (needs.KV_CHUNK_PUT, traffic.put_chunk, HookType.AROUND),
+        (needs.KV_CHUNK_GET, traffic.get_chunk, HookType.AROUND),
+        (needs.KV_RECOMPUTE, process.before_recompute, HookType.BEFORE),
+    )
     registered: list[tuple[Place, Callable[..., Any]]] = []
     for need, function, kind in (
         (needs.RUN_EVENT_LOOP, process.run_event_loop, HookType.AROUND),
@@ -252,6 +277,8 @@ def register(address: SessionAddress) -> None:
         (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
         (needs.WINDOW_DECODE, torch_native.read_windows, HookType.AROUND),
         (needs.LORA_MANAGER, pinned_memory.do_without_pinned_memory, HookType.BEFORE),
+        # What they are in is slow to import, and nothing to any other server.
+        *(pair if member_from_env(os.environ) else ()),
     ):
         place = find_place(package, need)
         if place is not None:

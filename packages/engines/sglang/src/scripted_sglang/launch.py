@@ -19,6 +19,7 @@ from scripted_core.capabilities import Capability
 from scripted_registry.errors import ConfigError
 
 from scripted_sglang.arguments import Argument, ArgumentKind, server_arguments, source_folder
+from scripted_sglang.pair_transport import why_no_transfer
 from scripted_sglang.probes import TESTED_VERSIONS, installed_version
 from scripted_sglang.standins import standin_pythonpath
 
@@ -107,7 +108,11 @@ def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def lacking(kwargs: Mapping[str, object]) -> frozenset[str]:
     """Return the capabilities that a server with these arguments cannot have, whatever its model."""
-    found = {Capability.CLOSED_FORM_OUTPUT, Capability.PD_PREFILL, Capability.PD_DECODE}
+    found = {Capability.CLOSED_FORM_OUTPUT}
+    if kwargs.get("disaggregation_mode") != "pair" or why_no_transfer() is not None:
+        found |= {Capability.PD_PREFILL, Capability.PD_DECODE}
+    else:
+        found |= {Capability.PREFIX_CACHE, Capability.LOCK_REFS}
     found |= {
         capability for capability, name in _FROM_TWO_ON.items() if (kwargs.get(name) or 1) == 1
     }

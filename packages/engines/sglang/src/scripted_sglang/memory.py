@@ -119,7 +119,7 @@ class SglangRowPool:
     @property
     def total(self) -> int:
         """Rows there are."""
-        return int(self._pool.size)
+        return _compat.row_count(self._pool)
 
     @property
     def available(self) -> int:

@@ -12,31 +12,15 @@ from scripted_core.errors import CapabilityMissing, ReplyTimeout
 from scripted_core.ops import Abort, ControlOp, ControlReceipt
 from scripted_core.requests import ClientStream, ReqSpec
 from scripted_core.views import FinishKind, FinishReason, QueueView, RequestView
-from scripted_core.wire.address import SessionAddress
 from scripted_hook import BatchFacts
 from scripted_hook.ranks import RankNotice
 
 from scripted_sglang import _compat
 from scripted_sglang.adapter import ARRIVAL_TIMEOUT_S, SglangAdapter
 from scripted_sglang.inbox import RankOp, wait_for_input
-from scripted_sglang.ranks import RankPlace
 from scripted_sglang.replicas import End, Expect, Go, Hold, Posted, ReplicaLink, Replicas
 
 _WAIT_S = 1.0
-
-
-def adapter_of(
-    scheduler: Any, *, version: str, base_url: str, address: SessionAddress
-) -> SglangAdapter:
-    """The adapter of one scheduler process, by its place among others."""
-    place = RankPlace.of(scheduler)
-    if place.replicas == 1:
-        return SglangAdapter(scheduler, version=version, base_url=base_url)
-    if place.replica:
-        link = ReplicaLink(address, replica=place.replica)
-        return ReplicaAdapter(scheduler, version=version, link=link)
-    replicas = Replicas(address, size=place.replicas)
-    return ReplicatedAdapter(scheduler, version=version, base_url=base_url, replicas=replicas)
 
 
 class ReplicatedAdapter(SglangAdapter):

@@ -37,7 +37,9 @@ from scripted_sglang.tiny_model import (
 )
 
 _log = structlog.get_logger("scripted.sglang")
-_HOST: Final = "127.0.0.1"
+HOST: Final = "127.0.0.1"
+"""Where servers listen unless they are told otherwise."""
+
 _TINY_MODEL_FOLDER: Final = "tiny-model"
 _TINY_CONTEXT_LENGTH: Final = 1024
 _TRAINED_MODEL: Final = "tiny"
@@ -55,7 +57,25 @@ _HARMLESS: Final = "/freeze_gc"
 
 
 def server_launch(config: EngineConfig) -> ServerLaunch:
-    """The launch of ``config``; without a model path, or with the small model's, a tiny one is made.
+    """The launch of ``config``: one server, or a prefill/decode pair of them behind a router.
+
+    Raises as :func:`one_server` does, and ``ConfigError`` for one half of a pair.
+    """
+    mode = config.kwargs.get("disaggregation_mode")
+    if mode in (None, "null"):
+        return one_server(config)
+    if mode == "pair":
+        from scripted_sglang.pair_launch import pair_launch
+
+        return pair_launch(config)
+    raise ConfigError(
+        f"disaggregation_mode={mode!r} is one half of a pair, which cannot be scripted alone",
+        hint="use disaggregation_mode='pair', with prefill_kwargs and decode_kwargs",
+    )
+
+
+def one_server(config: EngineConfig) -> ServerLaunch:
+    """One server; without a model path, or with the small model's, a tiny one is made.
 
     The model ``tiny`` is the trained checkpoint of ``scripted-models``, ``tiny-swa`` a tiny one with
     sliding windows. ``env`` are environment variables of the server's processes.
@@ -65,8 +85,8 @@ def server_launch(config: EngineConfig) -> ServerLaunch:
     """
     _look_at_release()
     given = dict(config.kwargs)
-    host = str(given.pop("host", None) or _HOST)
-    port = _port(host, given.pop("port", None))
+    host = str(given.pop("host", None) or HOST)
+    port = port_of(host, given.pop("port", None))
     wanted_env = _given_env(given.pop("env", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
     kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
@@ -208,9 +228,10 @@ def explain(log: str) -> str | None:
     return f"SGLang says: {found[-1].strip()}" if found else None
 
 
-def _port(host: str, given: object) -> int:
+def port_of(host: str, given: object) -> int:
+    """The port that is asked for, or a free one; ``EngineStartError`` when it is taken."""
     if given is None:
-        return _free_port(host)
+        return free_ports(host, 1)[0]
     port = int(str(given))
     try:
         with socket.socket() as probe:
@@ -223,15 +244,19 @@ def _port(host: str, given: object) -> int:
     return port
 
 
-def _free_port(host: str) -> int:
-    with contextlib.ExitStack() as refused:
+def free_ports(host: str, count: int) -> list[int]:
+    """Different ports on which nothing listens now."""
+    found: list[int] = []
+    with contextlib.ExitStack() as taken:
         for _ in range(_PORT_TRIES):
-            # Kept until one is found, so that the system does not offer the same again.
-            probe = refused.enter_context(socket.socket())
+            # Kept until all are found, so that the system does not offer the same again.
+            probe = taken.enter_context(socket.socket())
             probe.bind((host, 0))
             port = int(probe.getsockname()[1])
             if port <= _HIGHEST_PORT:
-                return port
+                found.append(port)
+            if len(found) == count:
+                return found
     raise EngineStartError(
         f"the system offers no free port up to {_HIGHEST_PORT} on {host}",
         hint="give one with port=",

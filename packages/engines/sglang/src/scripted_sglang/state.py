@@ -12,11 +12,13 @@ from scripted_core.views import (
     Audit,
     OwnerKind,
     PageClaim,
+    PdStage,
     PoolAudit,
     QueueView,
     RequestStatus,
     RequestView,
     RowAudit,
+    Side,
 )
 
 from scripted_sglang import _compat
@@ -76,6 +78,9 @@ class SchedulerState:
         """Every live request by rid: waiting ones first, then those in batches."""
         scheduler = self._scheduler
         found = {req.rid: req for req in scheduler.waiting_queue}
+        for req, _ in _compat.queued_in_pair(scheduler):
+            if not req.finished():
+                found.setdefault(req.rid, req)
         if scheduler.chunked_req is not None:
             found.setdefault(scheduler.chunked_req.rid, scheduler.chunked_req)
         for req in self._in_batches():
@@ -90,7 +95,7 @@ class SchedulerState:
     def queues(self) -> QueueView:
         """The rids waiting, running and mid-chunk."""
         chunked = self._scheduler.chunked_req
-        waiting = tuple(req.rid for req in self._scheduler.waiting_queue)
+        waiting = (*(req.rid for req in self._scheduler.waiting_queue), *self.pair_stages())
         running = dict.fromkeys(
             req.rid for req in self._in_batches() if not req.finished() and req is not chunked
         )
@@ -100,23 +105,42 @@ class SchedulerState:
             chunked=() if chunked is None else (chunked.rid,),
         )
 
+    def pair_stages(self) -> dict[str, PdStage]:
+        """Where requests are that wait in the queues of a prefill or a decode server."""
+        return {
+            req.rid: stage
+            for req, stage in _compat.queued_in_pair(self._scheduler)
+            if not req.finished()
+        }
+
     def view(self, req: Any) -> RequestView:
         """One request."""
         kv = _compat.kv_of(req)
         has_memory = _compat.row_of(req) is not None
-        waiting = any(req is other for other in self._scheduler.waiting_queue)
+        waiting = any(req is other for other in self._scheduler.waiting_queue) or any(
+            req is other for other, _ in _compat.queued_in_pair(self._scheduler)
+        )
         prompt_len = len(req.origin_input_ids)
         node = _compat.node_at(self._scheduler.tree_cache, req.last_node) if has_memory else None
         return RequestView(
             rid=req.rid,
             status=RequestStatus.WAITING if waiting else RequestStatus.RUNNING,
             prompt_len=prompt_len,
-            output_len=len(req.output_ids),
-            computed_tokens=min(prompt_len, kv.kv_allocated_len) if has_memory else 0,
+            output_len=len(_compat.outputs_of(req)),
+            computed_tokens=min(prompt_len, kv.kv_allocated_len)
+            if has_memory and not self._is_on_its_way(req)
+            else 0,
             kv_pages=-(-kv.kv_allocated_len // self._page_size) if has_memory else 0,
             lock_refs=0 if node is None else _compat.lock_ref_of(node),
             is_chunking=req is self._scheduler.chunked_req,
             priority=getattr(req, "priority", None),
+        )
+
+    def _is_on_its_way(self, req: Any) -> bool:
+        """Whether KV for it is still to come from the other server of a pair."""
+        return _compat.side_of(self._scheduler) is Side.DECODE and any(
+            req is other and stage is PdStage.TRANSFERRING
+            for other, stage in _compat.queued_in_pair(self._scheduler)
         )
 
     # -- audit ---------------------------------------------------------------------------------
@@ -126,9 +150,28 @@ class SchedulerState:
         scheduler = self._scheduler
         found: dict[str, Any] = {}
         chunked = () if scheduler.chunked_req is None else (scheduler.chunked_req,)
-        for req in (*chunked, *scheduler.waiting_queue, *self._in_batches()):
+        elsewhere = (
+            *(req for req, _ in _compat.queued_in_pair(scheduler)),
+            *_compat.kept_for_a_transfer(scheduler),
+        )
+        for req in (*chunked, *scheduler.waiting_queue, *elsewhere, *self._in_batches()):
             if _compat.row_of(req) is not None:
                 found.setdefault(req.rid, req)
+        return found
+
+    def _transferring(self) -> dict[str, OwnerKind]:
+        """What memory of a prefill or decode server is in a transfer, beside that of running requests.
+
+        What a decode server has set aside for KV that comes is the transfer's; a prefill server's prompt
+        that is being sent is in flight, and so is what has to stay until a sender is known to be done.
+        """
+        scheduler = self._scheduler
+        side = _compat.side_of(scheduler)
+        found = {req.rid: OwnerKind.IN_FLIGHT for req in _compat.kept_for_a_transfer(scheduler)}
+        sending = OwnerKind.IN_FLIGHT if side is Side.PREFILL else OwnerKind.TRANSFER
+        for req, stage in _compat.queued_in_pair(scheduler):
+            if stage in (PdStage.TRANSFERRING, PdStage.TRANSFERRED):
+                found.setdefault(req.rid, sending)
         return found
 
     def audit(self) -> Audit:
@@ -166,13 +209,15 @@ class SchedulerState:
 
     def _pool_audit(self, name: str, slots: _Slots) -> PoolAudit:
         pool = self._pools[name]
+        kinds = self._transferring()
         claims = [
             PageClaim(OwnerKind.FREE, "free", pool.free_pages()),
             PageClaim(OwnerKind.TREE, "tree", self._pages(slots.tree)),
             PageClaim(OwnerKind.HELD, "held", pool.held_pages()),
         ]
         claims += [
-            PageClaim(OwnerKind.REQUEST, rid, self._pages(own)) for rid, own in slots.own.items()
+            PageClaim(kinds.get(rid, OwnerKind.REQUEST), rid, self._pages(own))
+            for rid, own in slots.own.items()
         ]
         references = tuple(
             PageClaim(OwnerKind.REQUEST, rid, self._pages(shared))

@@ -6,6 +6,15 @@
 from __future__ import annotations
 
 from scripted_sglang._compat.arrays import IntArray, as_array
+from scripted_sglang._compat.disaggregation import (
+    kept_for_a_transfer,
+    outputs_of,
+    queued_in_pair,
+    room_of,
+    row_count,
+    side_of,
+    waits_to_be_recomputed,
+)
 from scripted_sglang._compat.pools import (
     capacity_tokens,
     free_pages,
@@ -77,6 +86,7 @@ __all__ = [
     "is_abort_notice",
     "is_in_flight",
     "is_our_flush",
+    "kept_for_a_transfer",
     "knows_length_ends_early",
     "kv_allocators",
     "kv_of",
@@ -89,15 +99,21 @@ __all__ = [
     "node_value_tokens",
     "nodes_below",
     "our_flush",
+    "outputs_of",
     "placement",
+    "queued_in_pair",
     "rids_in",
+    "room_of",
+    "row_count",
     "row_of",
     "server_arguments",
+    "side_of",
     "tokenizer_socket",
     "tree_nodes",
     "tree_root",
     "tree_tokens",
     "unlock_node",
+    "waits_to_be_recomputed",
     "watch_tree",
     "window_slots",
 ]

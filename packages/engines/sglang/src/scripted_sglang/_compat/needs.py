@@ -170,6 +170,45 @@ LORA_MANAGER: Final = Need(
     required=False,
 )
 
+_PAIR: Final = "disaggregation_mode='pair'"
+_CONN: Final = "disaggregation.common.conn"
+_MOONCAKE: Final = "disaggregation.mooncake.conn"
+
+
+def _for_a_pair(place: Place, purpose: str) -> Need:
+    return Need((place,), purpose, _PAIR, required=False)
+
+
+MOONCAKE_MANAGER: Final = _for_a_pair(
+    Place(_MOONCAKE, "MooncakeKVManager", "__init__"),
+    "send KV on a CPU without pinned memory, which SGLang asks for",
+)
+KV_SEND: Final = _for_a_pair(
+    Place(_CONN, "CommonKVManager", "_send_multipart_locked"), "count messages between servers"
+)
+KV_BOOTSTRAP_MESSAGE: Final = _for_a_pair(
+    Place(_CONN, "CommonKVReceiver", "_send_bootstrap_message"), KV_SEND.purpose
+)
+KV_ABORT_NOTIFICATION: Final = _for_a_pair(
+    Place(_CONN, "CommonKVReceiver", "_send_abort_notification"), KV_SEND.purpose
+)
+KV_RECEIVE: Final = _for_a_pair(
+    Place(_CONN, "CommonKVManager", "_make_worker_recv"), KV_SEND.purpose
+)
+KV_STATUS: Final = _for_a_pair(
+    Place(_CONN, "CommonKVManager", "apply_prefill_status"), "hold transfers"
+)
+KV_CHUNK_PUT: Final = _for_a_pair(
+    Place("disaggregation.common.utils", "FastQueue", "put"), "wait until KV has been sent"
+)
+KV_CHUNK_GET: Final = _for_a_pair(
+    Place("disaggregation.common.utils", "FastQueue", "get"), KV_CHUNK_PUT.purpose
+)
+KV_RECOMPUTE: Final = _for_a_pair(
+    Place(_CONN, "CommonKVManager", "submit_prefill_recompute"),
+    "wait until a retracted request is with the prefill server again",
+)
+
 HOOKS: Final = (
     RUN_EVENT_LOOP,
     RECV_REQUESTS,
@@ -192,6 +231,15 @@ HOOKS: Final = (
     WINDOW_EXTEND,
     WINDOW_DECODE,
     LORA_MANAGER,
+    MOONCAKE_MANAGER,
+    KV_SEND,
+    KV_BOOTSTRAP_MESSAGE,
+    KV_ABORT_NOTIFICATION,
+    KV_RECEIVE,
+    KV_STATUS,
+    KV_CHUNK_PUT,
+    KV_CHUNK_GET,
+    KV_RECOMPUTE,
 )
 
 
