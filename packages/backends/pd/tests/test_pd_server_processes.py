@@ -330,3 +330,18 @@ def test_what_a_single_server_cannot_be_is_said():
     assert done.returncode == 1
     assert "is two servers and a router" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_pytest_loads_in_every_run_is_light():
+    program = (
+        "import sys, pytest; before = set(sys.modules); import scripted_backend_pd.pytest_plugin; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        check=True,
+    )
+    assert set(done.stdout.split()) == {"scripted_backend_pd"}
