@@ -4,11 +4,9 @@ import importlib
 import shutil
 import signal
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import settings
-from scripted_core import unittest_case
 from scripted_registry import PluginManager
 
 # Under nohup a run ignores SIGHUP, and so would the processes that tests start and hang up on.
@@ -43,9 +41,8 @@ class ScriptedPytester:
         self.runpytest_subprocess = pytester.runpytest_subprocess
 
     def run_in_process(self, *arguments: str) -> pytest.RunResult:
-        """In this process, which is quick; the engines of the run around it are not borrowed."""
-        with mock.patch.object(unittest_case, "_sources", []):
-            return self._pytester.runpytest_inprocess("-p", "fake_engines_plugin", *arguments)
+        """In this process, which is quick."""
+        return self._pytester.runpytest_inprocess("-p", "fake_engines_plugin", *arguments)
 
     def run_in_subprocess(self, *arguments: str) -> pytest.RunResult:
         """In a process of its own."""

@@ -557,6 +557,31 @@ def test_a_unittest_class_borrows_the_engine_of_the_scripts(scripted_pytester):
     assert sorted(scripted_pytester.stops()) == sorted(scripted_pytester.starts())
 
 
+def test_unittest_classes_share_an_engine_of_their_own_run_without_a_script_beside_them(
+    scripted_pytester,
+):
+    scripted_pytester.makepyfile(
+        """
+        from scripted_core import ScriptedTestCase
+
+        def script(t):
+            yield
+
+        class TestFirst(ScriptedTestCase):
+            BACKEND = "local"
+
+            def test_one(self):
+                self.server.execute_script(script)
+
+        class TestSecond(TestFirst):
+            pass
+        """
+    )
+    scripted_pytester.run_in_process().assert_outcomes(passed=2)
+    assert len(scripted_pytester.starts()) == 1
+    assert scripted_pytester.stops() == scripted_pytester.starts()
+
+
 def test_a_unittest_class_of_a_server_stands_beside_the_scripts_of_that_server(scripted_pytester):
     scripted_pytester.makepyfile(
         """

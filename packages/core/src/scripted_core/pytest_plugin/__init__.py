@@ -8,6 +8,7 @@ imported when the first such test is found, so that other runs pay next to nothi
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -54,6 +55,11 @@ def pytest_pycollect_makeitem(
     pytest itself refuses test functions that yield. Asking its own hook again keeps fixtures,
     parametrization, ``-k``, ``--collect-only`` and classes as they are for any test.
     """
+    if _is_scripted_class(obj):
+        _ensure_runtime(
+            collector.config
+        )  # its engine is one of this run, also when it stands alone
+        return None
     function = obj.__func__ if isinstance(obj, (staticmethod, classmethod)) else obj
     if not inspect.isfunction(function) or not collector.funcnamefilter(name):
         return None
@@ -75,6 +81,12 @@ def _is_scripted(collector: pytest.Module | pytest.Class, function: Any) -> bool
     if "t" in inspect.signature(function).parameters:
         return True
     return _is_marked(function) or collector.get_closest_marker("scripted") is not None
+
+
+def _is_scripted_class(obj: object) -> bool:
+    """Whether it is a `ScriptedTestCase`; who has not imported that module can have none."""
+    module = sys.modules.get("scripted_core.unittest_case")
+    return module is not None and inspect.isclass(obj) and issubclass(obj, module.ScriptedTestCase)
 
 
 def _is_marked(function: Any) -> bool:
