@@ -65,6 +65,19 @@ TABLE = {
     ),
     "packages/exhausters": Row("scripted_exhausters", ours=("scripted_core",)),
     "packages/chunked": Row("scripted_chunked", ours=("scripted_core",)),
+    # Hypothesis shrinks; rich and typer are the command's. Faults are the reference engine's.
+    "packages/explore": Row(
+        "scripted_explore",
+        ours=("scripted_core",),
+        others=("hypothesis", "msgspec", "pytest", "structlog"),
+        edge=(
+            ("cli.py", ("typer",)),
+            ("command.py", ("rich",)),
+            ("live.py", ("rich",)),
+            ("executors.py", ("ray",)),
+            ("fault_table.py", ("typer", "scripted_reference")),
+        ),
+    ),
     "packages/canary": Row("scripted_canary", ours=("scripted_core",), others=("torch", "numpy")),
     # Data: checkpoints that any engine can load. What trained them needs the rest.
     "packages/models": Row("scripted_models", others=("torch", "safetensors", "tokenizers")),

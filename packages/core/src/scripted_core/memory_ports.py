@@ -7,7 +7,8 @@ boundaries only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 
 class Hold(Protocol):
@@ -135,4 +136,27 @@ class PrefixTree(Protocol):
 
     def evict_prefix(self, prefix_tokens: Sequence[int] | None) -> int:
         """Drop what is unlocked in the subtree below a prefix (``None``: everywhere); pages freed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDetail:
+    """One node: ``tokens`` from the root to its end, and when it was last used by the tree's own clock.
+
+    ``number`` is the node's for as long as it lives, and no other node's.
+    """
+
+    number: int
+    tokens: Sequence[int]
+    last_used: int
+    lock_ref: int
+    is_leaf: bool
+
+
+@runtime_checkable
+class DetailedTree(Protocol):
+    """What a prefix tree adds that shows what is in it."""
+
+    def details(self) -> Iterable[NodeDetail]:
+        """All nodes but the root, parents before children."""
         ...

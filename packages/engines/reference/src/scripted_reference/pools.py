@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scripted_core.errors import ExhaustError
+from scripted_core.memory_ports import NodeDetail
 
 from scripted_reference.engine_memory import WindowPool
 from scripted_reference.errors import HoldError
@@ -234,6 +235,21 @@ class ReferencePrefixTree:
     def nodes(self) -> Iterator[NodeView]:
         """All nodes but the roots, parents before children, replica after replica."""
         return (NodeView(node, tree) for tree in self._trees.values() for node in tree.nodes())
+
+    def details(self) -> Iterator[NodeDetail]:
+        """All nodes but the roots, with their tokens from the root on."""
+        for place, tree in enumerate(self._trees.values()):
+            tokens: dict[int, tuple[int, ...]] = {}
+            for node in tree.nodes():
+                before = () if node.parent is None else tokens.get(node.parent.id, ())
+                tokens[node.id] = before + node.key
+                yield NodeDetail(
+                    number=node.id * len(self._trees) + place,
+                    tokens=tokens[node.id],
+                    last_used=node.last_access_time,
+                    lock_ref=node.lock_ref,
+                    is_leaf=not node.children,
+                )
 
     def lock(self, node: NodeView) -> LockReceipt:
         """Keep a node and its ancestors from eviction, and the window before its end with them."""

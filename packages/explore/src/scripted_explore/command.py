@@ -1,0 +1,105 @@
+"""What `scripted explore` does once its arguments are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from scripted_core.errors import ConfigError
+
+from scripted_explore.campaign import Outcome, Task, merged, split
+from scripted_explore.corpus import Corpus, program_of
+from scripted_explore.draw import draw_program
+from scripted_explore.executors import Executor, ExecutorName, LocalExecutor, RayExecutor
+from scripted_explore.laboratory import Laboratory
+from scripted_explore.live import LiveView
+from scripted_explore.sometimes import NEEDS, Sometimes
+from scripted_explore.space import topologies
+from scripted_explore.written import write_test
+
+
+class Command:
+    """One call of the command. Each method says whether all is well."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        folder: Path,
+        jobs: int,
+        executor: ExecutorName,
+        runner: str | None = None,
+    ) -> None:
+        self._engine = task.backend.partition(":")[0]
+        self._names = tuple(one.name for one in topologies(self._engine, task.topologies))
+        self._task = task
+        self._folder = folder
+        self._jobs = jobs
+        self._executor: Executor = LocalExecutor()
+        if executor is ExecutorName.RAY:
+            self._executor = RayExecutor(resources=None if runner is None else {runner: 1.0})
+
+    def explore(self, *, demand_all: bool) -> bool:
+        """Run the campaign; False with a finding, or a demanded state that was not met."""
+        corpus = Corpus(self._folder / "corpus", backend=self._task.backend)
+        whole = msgspec.structs.replace(self._task, corpus=corpus.load(self._names))
+        tasks = split(whole, self._jobs)
+        outcomes: list[Outcome] = []
+        with LiveView(backend=self._task.backend, topologies=self._names) as view:
+            for outcome in self._executor.run(tasks, progress=view.update):
+                outcomes.append(outcome)
+        outcome = merged(outcomes)
+        corpus.keep([*outcome.kept, *(one.program for one in outcome.findings)])
+        view.summary(outcome)
+        missed = self._missed(outcome)
+        view.sometimes(outcome, missed)
+        for finding in outcome.findings:
+            path = write_test(finding, self._folder / "findings")
+            path.with_suffix(".json").write_bytes(msgspec.json.encode(finding))
+            view.finding(finding, path)
+        return not outcome.findings and not (demand_all and missed)
+
+    def replay(self, which: str) -> bool:
+        """Run one program, and say what it comes to; False when it fails."""
+        console = Console(soft_wrap=True)
+        program, backend = None, None
+        if which.isdecimal():
+            chosen = topologies(self._engine, self._task.topologies)
+            program = draw_program(chosen, seed=self._task.seed, number=int(which))
+        elif Path(which).is_file():
+            program, backend = program_of(Path(which))
+        if program is None:
+            raise ConfigError(
+                f"--replay {which!r} is neither a file nor a number", hint="see --help"
+            )
+        backend = backend or self._task.backend
+        engine = backend.partition(":")[0]
+        chosen = topologies(engine, (program.topology,))
+        with Laboratory(backend, chosen, extra=self._task.kwargs) as laboratory:
+            run = laboratory.run(program)
+        steps = f"{len(program.ops)} operations, {run.report.steps} iterations"
+        if run.error is not None:
+            console.print(f"{steps}: {run.signature}", style="red", markup=False)
+            console.print(str(run.error), markup=False)
+            return False
+        console.print(f"{steps}: nothing found; events {run.digest}", markup=False)
+        return True
+
+    def _missed(self, outcome: Outcome) -> list[Sometimes]:
+        return [
+            one
+            for one in Sometimes
+            if not outcome.report.sometimes.get(one.value) and self._can_be(one)
+        ]
+
+    def _can_be(self, one: Sometimes) -> bool:
+        """Whether an engine of these topologies can come into a state."""
+        needs = NEEDS.get(one, ())
+        has = {"pp": "pp" in self._names, "pd_decode": "pd" in self._names}
+        if "priority" in needs:
+            return any(
+                "enable_priority_scheduling" in topology.axes
+                for topology in topologies(self._engine, self._names)
+            )
+        return all(has.get(need.value, True) for need in needs)

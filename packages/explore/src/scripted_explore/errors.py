@@ -1,0 +1,17 @@
+"""What exploration raises."""
+
+from __future__ import annotations
+
+from scripted_core.errors import ScriptFailed
+
+
+class RuleBroken(ScriptFailed):
+    """An engine did what the semantics of a call exclude; the message begins with the rule's name."""
+
+    code = "rule-broken"
+
+
+class ProgramFailed(ScriptFailed):
+    """A campaign has come upon a program that fails."""
+
+    code = "program-failed"

@@ -1,0 +1,162 @@
+"""Campaigns on the embedded engine: nothing on a sound one, and the fault on one that has a fault."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from scripted_core.errors import ConfigError
+from scripted_explore import ProgramFailed, Sometimes, explore
+from scripted_explore.campaign import Campaign, Task, merged, run_task, split
+from scripted_explore.command import Command
+from scripted_explore.corpus import Corpus, program_of
+from scripted_explore.draw import draw_program
+from scripted_explore.executors import ExecutorName, LocalExecutor
+from scripted_explore.finding import Finding
+from scripted_explore.laboratory import Laboratory
+from scripted_explore.space import topologies
+from scripted_explore.written import write_test
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=30, stage="explore", runner_config="cpu")
+
+FAULT = "row-lost-on-retract"
+
+
+def test_a_sound_engine_is_explored_without_a_finding() -> None:
+    outcome = explore(
+        topologies=["single"],
+        steps=4_000,
+        seed=11,
+        demand=[Sometimes.PARK, Sometimes.PREFIX_HIT, Sometimes.ABORT_DECODING, Sometimes.EVICTION],
+    )
+    assert outcome.report.steps >= 4_000
+    assert len(outcome.report.transitions) > 200
+
+
+@pytest.mark.parametrize("topology", ["swa", "pp", "pd", "dp"])
+def test_every_topology_can_be_explored(topology: str) -> None:
+    outcome = explore(topologies=[topology], steps=800, seed=5)
+    assert outcome.report.requests > 30
+
+
+def test_a_state_that_was_not_met_is_said() -> None:
+    with pytest.raises(ProgramFailed, match=f"never met in .*{Sometimes.KV_LOST.value}"):
+        explore(topologies=["single"], steps=100, demand=[Sometimes.KV_LOST])
+
+
+# Noticed by the engine itself, an invariant, and rules about outputs, ends, pauses, order and the tree.
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (FAULT, ""),
+        ("row-handed-out-twice", "invariant"),
+        ("retraction-repeats-a-token", "rule: output"),
+        ("decodes-while-paused-in-place", "rule: pause"),
+        ("newest-request-first", "rule: order"),
+        ("flush-keeps-nodes", "rule: flush"),
+    ],
+)
+def test_a_seeded_fault_is_found_and_made_small(fault: str, kind: str) -> None:
+    task = Task(
+        backend="reference",
+        topologies=("single",),
+        kwargs={"inject_fault": fault},
+        max_steps=60_000,
+        stop_at_first=True,
+        shrink_timeout_s=10,
+    )
+    (finding,) = run_task(task).findings
+    assert str(finding.signature).startswith(kind)
+    assert finding.reproduced
+    assert finding.found is not None
+    assert len(finding.program.ops) <= min(10, len(finding.found.ops))
+
+
+def test_a_findings_file_runs_under_plain_pytest(tmp_path: Path) -> None:
+    finding = _finding()
+    path = write_test(finding, tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "1 failed" in failed.stdout
+    path.write_text(path.read_text().replace(f", inject_fault={FAULT!r}", ""))
+    mended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert "1 passed" in mended.stdout, mended.stdout + mended.stderr
+
+
+def test_a_program_replays_byte_for_byte() -> None:
+    chosen = topologies("reference", ["single"])
+    with Laboratory("reference", chosen) as laboratory:
+        for number in range(12):
+            program = draw_program(chosen, seed=2, number=number)
+            digests = {laboratory.run(program, fresh=fresh).digest for fresh in (True, False, True)}
+            assert len(digests) == 1
+            assert digests != {""}
+
+
+def test_processes_find_the_same_thing_once() -> None:
+    task = Task(
+        backend="reference",
+        topologies=("single",),
+        kwargs={"inject_fault": FAULT},
+        max_programs=8,
+        shrink_timeout_s=0,
+    )
+    outcomes = list(LocalExecutor().run(split(task, 2), progress=lambda *_: None))
+    assert len(outcomes) == 2
+    assert all(outcome.findings for outcome in outcomes)
+    whole = merged(outcomes)
+    assert len({finding.signature for finding in whole.findings}) == len(whole.findings)
+    assert whole.programs == sum(outcome.programs for outcome in outcomes) == 8
+
+
+def test_the_corpus_is_kept_and_replayed(tmp_path: Path) -> None:
+    task = Task(backend="reference", topologies=("single",), max_programs=6, seed=9)
+    command = Command(task, folder=tmp_path, jobs=1, executor=ExecutorName.LOCAL)
+    assert command.explore(demand_all=False)
+    kept = Corpus(tmp_path / "corpus", backend="reference").load(["single"])
+    assert 0 < len(kept) <= 6
+    again = Campaign(msgspec.structs.replace(task, corpus=kept, max_programs=len(kept))).run()
+    assert again.programs == len(kept)
+    assert not Corpus(tmp_path / "corpus", backend="reference").load(["pp"])
+
+
+def test_a_finding_is_replayed_from_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "finding.json"
+    path.write_bytes(msgspec.json.encode(_finding()))
+    command = Command(
+        Task(backend="reference"), folder=tmp_path, jobs=1, executor=ExecutorName.LOCAL
+    )
+    assert not command.replay(str(path))
+    assert "PoolLeakError" in capsys.readouterr().out
+    assert command.replay("3")
+    assert "nothing found; events " in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="neither a file nor a number"):
+        command.replay("nowhere.json")
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="neither a program nor a finding"):
+        program_of(path)
+
+
+def test_limits_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match="either steps or minutes"):
+        explore()
+
+
+def _finding() -> Finding:
+    task = Task(
+        backend="reference",
+        topologies=("single",),
+        kwargs={"inject_fault": FAULT},
+        max_programs=30,
+        stop_at_first=True,
+        shrink_timeout_s=5,
+    )
+    (finding,) = run_task(task).findings
+    return finding
