@@ -29,18 +29,18 @@ FAULT = "row-lost-on-retract"
 def test_a_sound_engine_is_explored_without_a_finding() -> None:
     outcome = explore(
         topologies=["single"],
-        steps=4_000,
+        steps=3_000,
         seed=11,
         demand=[Sometimes.PARK, Sometimes.PREFIX_HIT, Sometimes.ABORT_DECODING, Sometimes.EVICTION],
     )
-    assert outcome.report.steps >= 4_000
+    assert outcome.report.steps >= 3_000
     assert len(outcome.report.transitions) > 200
 
 
 @pytest.mark.parametrize("topology", ["swa", "pp", "pd", "dp"])
 def test_every_topology_can_be_explored(topology: str) -> None:
-    outcome = explore(topologies=[topology], steps=800, seed=5)
-    assert outcome.report.requests > 30
+    outcome = explore(topologies=[topology], steps=400, seed=5)
+    assert outcome.report.requests > 15
 
 
 def test_a_state_that_was_not_met_is_said() -> None:
@@ -67,7 +67,7 @@ def test_a_seeded_fault_is_found_and_made_small(fault: str, kind: str) -> None:
         kwargs={"inject_fault": fault},
         max_steps=60_000,
         stop_at_first=True,
-        shrink_timeout_s=10,
+        shrink_timeout_s=20,
     )
     (finding,) = run_task(task).findings
     assert str(finding.signature).startswith(kind)
@@ -82,7 +82,9 @@ def test_a_findings_file_runs_under_plain_pytest(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert failed.returncode == 1, failed.stdout + failed.stderr
-    assert "1 failed" in failed.stdout
+    # What is the engine's own error is an ERROR in pytest's words, and no failed expectation.
+    assert "1 failed" in failed.stdout or "1 error" in failed.stdout
+    assert "PoolLeakError" in failed.stdout
     path.write_text(path.read_text().replace(f", inject_fault={FAULT!r}", ""))
     mended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert "1 passed" in mended.stdout, mended.stdout + mended.stderr

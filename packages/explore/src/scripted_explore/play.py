@@ -14,7 +14,7 @@ from scripted_core.views import FinishKind
 from scripted_explore import report as reports
 from scripted_explore.acts import Actor
 from scripted_explore.facts import Facts
-from scripted_explore.operations import AnyOp, Op, Settle, Steps, is_possible
+from scripted_explore.operations import AnyOp, Flush, Op, Settle, Steps, is_possible
 from scripted_explore.program import NEW_TOKENS, Expected, PromptKey
 from scripted_explore.report import RunReport
 from scripted_explore.rules import RULES
@@ -103,6 +103,10 @@ class Player:
             world.broken("stuck", "all requests have ended, and the engine is not idle")
         for rule in self._rules:
             rule.at_rest()
+        # As the reset before the next program does: what is left behind is this one's doing.
+        if is_possible(Flush(), world.t.capabilities):
+            self._post(Flush())
+            yield from self._iteration()
 
 
 def play(

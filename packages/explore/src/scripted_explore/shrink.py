@@ -8,6 +8,7 @@ Hypothesis itself: operations are left out, numbers become plainer ones.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, Literal
@@ -73,6 +74,10 @@ class Told(PrimitiveProvider):  # type: ignore[misc]  # mypy is not shown Hypoth
 AVAILABLE_PROVIDERS[_BACKEND] = f"{__name__}.Told"
 
 
+class _TimeIsUp(BaseException):
+    """Ends Hypothesis in the middle; it lets through what is no ``Exception``."""
+
+
 class _Fails(Exception):
     """The one exception that is shrunk: always raised at the same place."""
 
@@ -88,9 +93,11 @@ def shrink(
 
     Fewer operations are smaller; of as many, earlier values of each field are.
     """
-    Told.engine, Told.operations = choices_of(program, topology)
     deadline = time.monotonic() + timeout_s
-    best = program
+    program = best = _without_blocks(
+        program, fails=fails, deadline=time.monotonic() + timeout_s / 2
+    )
+    Told.engine, Told.operations = choices_of(program, topology)
     verdicts: dict[str, bool] = {}
 
     def attempt(candidate: Program) -> None:
@@ -99,7 +106,7 @@ def shrink(
         verdict = verdicts.get(text)
         if verdict is None:
             if time.monotonic() > deadline:
-                return
+                raise _TimeIsUp
             verdict = verdicts[text] = fails(candidate)
         if verdict:
             if size(candidate, topology) < size(best, topology):
@@ -118,14 +125,29 @@ def shrink(
         print_blob=False,
         verbosity=hypothesis.Verbosity.quiet,
     )(test)
-    try:
+    with contextlib.suppress(_Fails, _TimeIsUp, hypothesis.errors.HypothesisException):
         test()
-    except _Fails:
-        pass
-    except hypothesis.errors.HypothesisException:
-        # The time was up in the middle: what was smallest by then is what there is.
-        pass
     return best
+
+
+def _without_blocks(
+    program: Program, *, fails: Callable[[Program], bool], deadline: float
+) -> Program:
+    """Leave out blocks of operations, long ones first: it spares Hypothesis most of a long program."""
+    ops = list(program.ops)
+    length = len(ops) // 2
+    while length:
+        start = 0
+        while start < len(ops):
+            if time.monotonic() > deadline:
+                return program.with_ops(ops)
+            fewer = ops[:start] + ops[start + length :]
+            if fails(program.with_ops(fewer)):
+                ops = fewer
+            else:
+                start += length
+        length //= 2
+    return program.with_ops(ops)
 
 
 def size(program: Program, topology: Topology) -> tuple[int, int]:
