@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from scripted_explore.campaign import Task, merged, split
 from scripted_explore.executors import RayExecutor
@@ -9,7 +11,9 @@ from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=40, stage="explore", runner_config="cpu", nightly=True)
 
-pytest.importorskip("ray", reason="Ray is not installed: hatch run explore-ray:test")
+pytestmark = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is not installed: hatch run explore-ray:test"
+)
 
 
 def test_tasks_run_on_ray_and_their_findings_are_merged() -> None:
