@@ -7,7 +7,7 @@ import random
 
 import pytest
 from scripted_backend_swa import WINDOW_TOKENS, sliding_window_kwargs, trained_window_kwargs
-from scripted_chunked import advance_to_decode_step, run_until_finished
+from scripted_chunked import advance_to_decode_step, run_until_all_finished, run_until_finished
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=50, stage="swa", runner_config="cpu")
@@ -22,38 +22,47 @@ pytestmark = [
 ]
 _SEEN_AT_LEAST = 0.99
 _PROMPT_LEN = 100
+_TRIALS = 500
+_AT_ONCE = 4
 
 
-def _trial(t, *, seed, corrupted):
-    """The output after one slot of the window was overwritten, early in decoding."""
-    rng = random.Random(seed)
-    r = t.start_req(prompt_len=_PROMPT_LEN, seed=seed, max_new_tokens=12, ignore_eos=True)
-    yield from advance_to_decode_step(r, 2)
+def _trials(t, *, seeds, corrupted):
+    """Outputs of several trials at once; of each one slot of the window was overwritten, early on."""
+    handles = [
+        t.start_req(prompt_len=_PROMPT_LEN, seed=seed, max_new_tokens=12, ignore_eos=True)
+        for seed in seeds
+    ]
+    for handle in handles:
+        yield from advance_to_decode_step(handle, 2)
     if corrupted:
-        scheduler, req = t.scheduler, r.req
-        newest = req.kv_committed_len
-        position = newest - 1 - rng.randrange(WINDOW_TOKENS - 2)
-        row = scheduler.req_to_token_pool.req_to_token[req.req_pool_idx]
-        other = row[rng.randrange(newest - WINDOW_TOKENS + 2, newest)]
-        mapping = scheduler.memory.window_storage.mapping
-        storage = scheduler.memory.window_storage.kv_pool
-        if other == row[position]:
-            other = row[position - 1]
-        storage.write(int(mapping[row[position]]), storage.read(int(mapping[other])))
-    yield from run_until_finished(r)
-    return r.output_ids
+        for seed, handle in zip(seeds, handles, strict=True):
+            _corrupt(t.scheduler, handle.req, random.Random(seed))
+    yield from run_until_all_finished(handles)
+    return [handle.output_ids for handle in handles]
+
+
+def _corrupt(scheduler, req, rng):
+    newest = req.kv_committed_len
+    position = newest - 1 - rng.randrange(WINDOW_TOKENS - 2)
+    row = scheduler.req_to_token_pool.req_to_token[req.req_pool_idx]
+    other = row[rng.randrange(newest - WINDOW_TOKENS + 2, newest)]
+    mapping = scheduler.memory.window_storage.mapping
+    storage = scheduler.memory.window_storage.kv_pool
+    if other == row[position]:
+        other = row[position - 1]
+    storage.write(int(mapping[row[position]]), storage.read(int(mapping[other])))
 
 
 @pytest.mark.scripted_requires("closed_form_output")
 @pytest.mark.scripted(**sliding_window_kwargs(disable_radix_cache=True))
 def test_a_wrong_window_slot_changes_the_output_of_the_hash_model(t):
     seen = 0
-    trials = 500
-    for seed in range(trials):
-        clean = yield from _trial(t, seed=seed, corrupted=False)
-        broken = yield from _trial(t, seed=seed, corrupted=True)
-        seen += clean != broken
-    assert seen >= _SEEN_AT_LEAST * trials
+    for first in range(0, _TRIALS, _AT_ONCE):
+        seeds = range(first, first + _AT_ONCE)
+        clean = yield from _trials(t, seeds=seeds, corrupted=False)
+        broken = yield from _trials(t, seeds=seeds, corrupted=True)
+        seen += sum(one != other for one, other in zip(clean, broken, strict=True))
+    assert seen >= _SEEN_AT_LEAST * _TRIALS
 
 
 @_needs_torch
