@@ -37,6 +37,8 @@ CHAIN: Final = {
 }
 _ANSWER_TOKENS: Final = 64
 _STEPS_AT_MOST: Final = 1000
+# On a machine that has compiled nothing yet, the first forward takes a minute.
+_STALL_TIMEOUT_S: Final = 240.0
 
 Execute = Callable[..., object]
 
@@ -86,9 +88,12 @@ def speculation(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         **given,
     }
     start = time.perf_counter()
-    server = ScriptedHttpServer.start(backend="sglang", **kwargs)
+    server = ScriptedHttpServer.start(
+        backend="sglang", stall_timeout_s=_STALL_TIMEOUT_S, **kwargs
+    )
     started_s = time.perf_counter() - start
     try:
+        _answers(server.execute_script, folder)  # compiles
         wait_for_the_word()
         ours = _answers(server.execute_script, folder)
         found = _scenarios(server.execute_script, seconds=seconds)

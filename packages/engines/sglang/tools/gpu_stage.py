@@ -84,10 +84,11 @@ ONE_GPU = (
         ('model="0.6B"', "requests=1", "new_tokens=800", "pairs=4"),
     ),
 )
-# Each alone on its GPU: a model that fills it, and a server whose draft needs memory of its own.
+# The first fills the GPU. Graphs of a draft are captured by code that needs CUTLASS's Python package, which is
+# 0.5.15's alone and larger than all of the bundle.
 KIT = (Measurement("occupancy kit, layers of 8B", "occupancy", ('model="8B"',)),)
 SPECULATION = tuple(
-    Measurement(f"speculation, {name}", "speculation", (f'algorithm="{name}"',))
+    Measurement(f"speculation, {name}", "speculation", (f'algorithm="{name}"', "disable_cuda_graph=true"))
     for name in ("EAGLE3", "STANDALONE")
 )
 FIRST_SERVER = Tests("first server", (SMOKE,), ("--exitfirst",))
