@@ -88,9 +88,7 @@ def speculation(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         **given,
     }
     start = time.perf_counter()
-    server = ScriptedHttpServer.start(
-        backend="sglang", stall_timeout_s=_STALL_TIMEOUT_S, **kwargs
-    )
+    server = ScriptedHttpServer.start(backend="sglang", stall_timeout_s=_STALL_TIMEOUT_S, **kwargs)
     started_s = time.perf_counter() - start
     try:
         _answers(server.execute_script, folder)  # compiles
