@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from scripted_core.views import OwnerKind, PdStage, RequestStatus, Side
@@ -161,3 +162,32 @@ def test_a_row_that_a_transfer_lost_is_seen(make, with_memory):
         "page-orphaned",
         "row-orphaned",
     }
+
+
+@pytest.mark.parametrize(
+    ("rid", "abort_all", "left"),
+    [("victim", False, ["other"]), ("", True, []), ("nobody", False, ["victim", "other"])],
+)
+@pytest.mark.parametrize("as_shipped", ["", "1"])
+def test_an_abort_finds_what_waits_to_be_recomputed(
+    make, fakes, monkeypatch, rid, abort_all, left, as_shipped
+):
+    monkeypatch.setenv("SCRIPTED_SGLANG_AS_SHIPPED", as_shipped)
+    native = ModuleType("sglang.srt.managers.scheduler")
+    native._make_abort_req = lambda req: f"abort of {req.rid}"
+    for name in ("sglang", "sglang.srt", "sglang.srt.managers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, native.__name__, native)
+    sent = []
+    scheduler, _ = make("decode", send_abort_output=lambda *output: sent.append(output))
+    waiting = [fakes.request("victim"), fakes.request("other")]
+    scheduler.disagg_decode_prealloc_queue.held_rebootstrap_reqs.extend(waiting)
+    _compat.abort_what_waits_to_be_recomputed(
+        scheduler, SimpleNamespace(rid=rid, abort_all=abort_all)
+    )
+    kept = [req.rid for req in scheduler.disagg_decode_prealloc_queue.held_rebootstrap_reqs]
+    if as_shipped:
+        assert (kept, sent) == (["victim", "other"], [])
+    else:
+        assert kept == left
+        assert sent == [(f"abort of {req.rid}", req) for req in waiting if req.rid not in left]

@@ -193,9 +193,10 @@ class SchedulerProcess:
         return adapter.pipeline.plan(original, *args, **kwargs)
 
     def after_abort_request(self, result: Any, scheduler: Any, request: Any) -> None:
-        """AFTER: also what a paused pipeline keeps elsewhere."""
+        """AFTER: also what a paused pipeline or a paused decode server keeps elsewhere."""
         if self._adapter is not None:
             self._adapter.pipeline.abort(request)
+            _compat.abort_what_waits_to_be_recomputed(scheduler, request)
 
     def is_fully_idle(
         self, original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any

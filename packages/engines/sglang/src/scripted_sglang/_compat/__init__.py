@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scripted_sglang._compat.arrays import IntArray, as_array
 from scripted_sglang._compat.disaggregation import (
+    abort_what_waits_to_be_recomputed,
     kept_for_a_transfer,
     outputs_of,
     queued_in_pair,
@@ -68,6 +69,7 @@ from scripted_sglang._compat.trees import (
 __all__ = [
     "IntArray",
     "abort_finish",
+    "abort_what_waits_to_be_recomputed",
     "admit_again",
     "as_array",
     "capacity_tokens",

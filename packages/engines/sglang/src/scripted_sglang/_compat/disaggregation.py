@@ -70,6 +70,24 @@ def waits_to_be_recomputed(scheduler: Any) -> bool:
     )
 
 
+def abort_what_waits_to_be_recomputed(scheduler: Any, request: Any) -> None:
+    """AFTER ``abort_request``, which does not look at what a pause has retracted on a decode server.
+
+    See `docs/findings/sglang-pd-abort-during-a-retraction.md` in the repository.
+    """
+    if is_as_shipped() or not waits_to_be_recomputed(scheduler):
+        return
+    from sglang.srt.managers.scheduler import _make_abort_req
+
+    queue = scheduler.disagg_decode_prealloc_queue
+    kept, queue.held_rebootstrap_reqs = queue.held_rebootstrap_reqs, []
+    for req in kept:
+        if request.abort_all or req.rid.startswith(request.rid):
+            scheduler.send_abort_output(_make_abort_req(req), req)
+        else:
+            queue.held_rebootstrap_reqs.append(req)
+
+
 def outputs_of(req: Any) -> Any:
     """Its output so far: while KV is computed once more, SGLang keeps the last token elsewhere."""
     put_by = getattr(req, "pd_rebootstrap_forced_output_id", None)
