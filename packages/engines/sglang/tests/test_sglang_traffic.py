@@ -9,6 +9,7 @@ import pytest
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import traffic as traffic_module
 from scripted_sglang.traffic import Traffic
+from structlog.testing import capture_logs
 
 register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 register_cpu_ci(est_time=1, stage="single-sglang", runner_config="cpu")
@@ -67,12 +68,13 @@ def test_a_chunk_is_sent_before_the_count_is_told(traffic):
     assert not sender.is_alive()
 
 
-def test_a_message_is_read_once_the_next_is_asked_for(traffic):
+def test_a_message_is_read_once_the_next_is_asked_for(traffic, monkeypatch):
+    monkeypatch.setattr(traffic_module, "_GIVEN_UP_AFTER_S", 10 * JOIN_S)
     arrived: queue.Queue[bytes | None] = queue.Queue()
     receive = traffic.counted_receive(lambda: arrived.get)
     for message in (b"first", None, b"second"):
         arrived.put(message)
-    waiting = threading.Thread(target=lambda: traffic.await_read(2))
+    waiting = threading.Thread(target=lambda: traffic.await_read(2), daemon=True)
     waiting.start()
     assert [receive(), receive(), receive()] == [b"first", None, b"second"]
     waiting.join(0.05)
@@ -85,9 +87,14 @@ def test_a_message_is_read_once_the_next_is_asked_for(traffic):
 
 def test_what_never_comes_is_not_waited_for_for_ever(traffic, monkeypatch):
     monkeypatch.setattr(traffic_module, "_GIVEN_UP_AFTER_S", 0.01)
-    traffic.await_read(1)
-    traffic.put_chunk(lambda q, item: None, None, "chunk")
-    assert traffic.sent() == 0
+    with capture_logs() as logs:
+        traffic.await_read(1)
+        traffic.put_chunk(lambda q, item: None, None, "chunk")
+        assert traffic.sent() == 0
+    assert [entry["event"] for entry in logs] == [
+        "a message of the other server has not come",
+        "KV is still being sent",
+    ]
 
 
 def test_ends_are_kept_while_held_and_told_in_their_order(traffic):

@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
+
+_log = structlog.get_logger("scripted.sglang")
 _GIVEN_UP_AFTER_S: Final = 10.0
 """A message to a server that has just lost its connection never arrives: no longer wait for it."""
 
@@ -63,7 +66,8 @@ class Traffic:
     def sent(self) -> int:
         """Messages that have gone out; chunks that are being sent are waited for."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy, timeout=_GIVEN_UP_AFTER_S)
+            if not self._changed.wait_for(lambda: not self._busy, timeout=_GIVEN_UP_AFTER_S):
+                _log.warning("KV is still being sent", chunks=self._busy)
             return self._sent
 
     # -- receiving -----------------------------------------------------------------------------
@@ -88,7 +92,10 @@ class Traffic:
     def await_read(self, count: int) -> None:
         """Wait until so many messages of the other server have been read."""
         with self._changed:
-            self._changed.wait_for(lambda: self._read >= count, timeout=_GIVEN_UP_AFTER_S)
+            if not self._changed.wait_for(lambda: self._read >= count, timeout=_GIVEN_UP_AFTER_S):
+                _log.warning(
+                    "a message of the other server has not come", read=self._read, sent=count
+                )
 
     # -- holding -------------------------------------------------------------------------------
 
