@@ -182,6 +182,24 @@ def scripted_script_on_error(run: ScriptRun, error: BaseException) -> None:
 
 
 @hookspec
+def scripted_engine_built(port: object) -> None:
+    """Called on the engine side when an engine is built, before its first iteration.
+
+    In each process that has a scheduler, also when no script will ever run there. `port` is what
+    the engine offers beside its adapter protocol, such as `scripted_core.kv_watch.KvWatchPort`: ask with
+    `isinstance`. An engine that does not call this hook is told of at the first `scripted_on_reset`.
+    """
+
+
+@hookspec(firstresult=True)
+def scripted_context_tool(name: str, context: ContextLike) -> object | None:
+    """Return what `t.<name>` is to a script, for one of the names that packages bring.
+
+    Called on the engine side when a script asks for it. The names are `"canary"` and `"perturb"`.
+    """
+
+
+@hookspec
 def scripted_on_step(step: int) -> None:
     """Called on the engine side after scheduler iteration `step` of the script, counted from 1."""
 

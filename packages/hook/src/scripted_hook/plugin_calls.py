@@ -8,7 +8,7 @@ from typing import Any
 
 from scripted_core.errors import PluginError, ScriptedError
 from scripted_core.views import ScriptedBatchRecord
-from scripted_registry import PluginManager
+from scripted_registry import PluginManager, get_plugin_manager
 
 
 @contextlib.contextmanager
@@ -26,6 +26,17 @@ def plugin_errors(hook: str) -> Iterator[None]:
             f"a plugin's {hook} failed: {type(error).__name__}: {error}",
             hint="the traceback names the plugin; leave it out with SCRIPTED_DISABLE_PLUGINS",
         ) from error
+
+
+def announce_engine(port: object) -> None:
+    """An engine of this process is built, and has not run yet: tell plugins. Raises ``PluginError``.
+
+    An engine calls it once in each process that has a scheduler.
+    """
+    plugins = get_plugin_manager()
+    if plugins.has_impls("scripted_engine_built"):
+        with plugin_errors("scripted_engine_built"):
+            plugins.hook.scripted_engine_built(port=port)
 
 
 class PluginCalls:

@@ -94,6 +94,21 @@ class ScriptedContext:
         """The KV transfer of a prefill/decode pair."""
         return PairTransfer(self)
 
+    @property
+    def canary(self) -> Any:
+        """The KV canary of this engine (``scripted-canary``): its violations and figures."""
+        return memory.tool(self, "canary")
+
+    @property
+    def perturb(self) -> Any:
+        """Breaks KV slots on purpose (``scripted-canary``), for what a canary has to find."""
+        return memory.tool(self, "perturb")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the script is over."""
+        return self._ended
+
     def require(self, capability: Capability, what: str) -> None:
         """Raise ``CapabilityMissing`` (the test is skipped) unless the engine has it."""
         if capability not in self.capabilities:

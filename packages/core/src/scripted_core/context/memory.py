@@ -67,6 +67,17 @@ def exhaust(context: ScriptedContext, name: str, params: dict[str, Any]) -> None
     context.acting_hook.post(Exhaust(name=name, params=params))
 
 
+def tool(context: ScriptedContext, name: str) -> Any:
+    """What a package brings as ``t.<name>``; ``PluginNotFound`` when none does."""
+    found = get_plugin_manager().hook.scripted_context_tool(name=name, context=context)
+    if found is None:
+        raise PluginNotFound(
+            f"t.{name}: no package that brings it is installed",
+            hint="pip install 'scripted-core[canary]'",
+        )
+    return found
+
+
 def release_held(context: ScriptedContext) -> None:
     """Post the release of everything that exhausters hold."""
     context.acting_hook.post(ReleaseHeld())

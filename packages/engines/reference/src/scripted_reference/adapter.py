@@ -9,6 +9,7 @@ from typing import Protocol
 
 from scripted_core.capabilities import Capability
 from scripted_core.errors import CapabilityMissing
+from scripted_core.kv_watch import CachedSlots, KvGroup, KvWatcher
 from scripted_core.memory_ports import KvPool, PrefixTree, RowPool
 from scripted_core.ops import (
     Abort,
@@ -265,6 +266,33 @@ class ReferenceAdapter:
     def audit(self) -> Audit:
         """Who owns each page, row and lock."""
         return engine_audit(self.engine, held_locks=self.prefix_tree.held_locks)
+
+    # -- for a watcher of the KV (scripted_core.kv_watch.KvWatchPort) ---------------------------
+
+    @property
+    def kv_watcher(self) -> KvWatcher | None:
+        """Who watches."""
+        return self.engine.kv.kv_watcher
+
+    def kv_watch_settings(self) -> Mapping[str, object]:
+        """What the engine arguments say of a canary."""
+        return self.engine.kv.kv_watch_settings()
+
+    def kv_groups(self) -> Sequence[KvGroup]:
+        """The pools of this process."""
+        return self.engine.kv.kv_groups()
+
+    def watch_kv(self, watcher: KvWatcher | None) -> None:
+        """Tell ``watcher`` of every forward and copy from now on."""
+        self.engine.kv.watch_kv(watcher)
+
+    def cached_slots(self, storage: str) -> CachedSlots | None:
+        """What a prefix tree holds of a pool."""
+        return self.engine.kv.cached_slots(storage)
+
+    def forwards_total(self, group: str) -> int:
+        """Forwards of a model since the start."""
+        return self.engine.kv.forwards_total(group)
 
     # -- the rest of the protocol --------------------------------------------------------------
 

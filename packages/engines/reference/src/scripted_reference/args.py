@@ -113,6 +113,10 @@ class ServerArgs:
         transfer_timeout_iterations: of a pair, after how many iterations with nothing on its way any
             more a request fails whose KV is incomplete.
         prefill_kwargs, decode_kwargs: of a pair, arguments that one of the engines has otherwise.
+        kv_canary: what a KV canary does about a slot that does not hold what it should, if
+            `scripted-canary` is there: `"none"` (the `hash` model's default), `"log"` or `"raise"`.
+        kv_canary_real_data: how much of each slot's KV it hashes: `"none"`, `"partial"` or `"all"`.
+        kv_canary_sweep_interval: after so many forwards it verifies all of the prefix tree; 0 for never.
         inject_fault: for tests of tests: the name of a seeded fault, see `docs/faults.md`.
         without_effect: the names that were given and change nothing.
     """
@@ -156,6 +160,9 @@ class ServerArgs:
     transfer_timeout_iterations: int = 16
     prefill_kwargs: Mapping[str, Any] = field(default_factory=dict)
     decode_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kv_canary: str | None = None
+    kv_canary_real_data: str | None = None
+    kv_canary_sweep_interval: int | None = None
     inject_fault: str | None = None
     without_effect: tuple[str, ...] = ()
 
@@ -195,6 +202,12 @@ class ServerArgs:
         )
 
         check_speculation(self)
+        for name, known in _CANARY.items():
+            if getattr(self, name) not in (None, *known):
+                hint = f"use one of {', '.join(map(repr, known))}"
+                raise wrong_argument(name, getattr(self, name), "is unknown here", hint)
+        if self.kv_canary_sweep_interval is not None:
+            _check_int("kv_canary_sweep_interval", self.kv_canary_sweep_interval, least=0)
         if self.inject_fault is not None:
             from scripted_reference.faults.catalogue import check_name  # it imports the engine
 
@@ -358,6 +371,10 @@ _FLAGS: Final = (
     "enable_metrics",
     "enable_metrics_device_timer",
 )
+_CANARY: Final[Mapping[str, tuple[str, ...]]] = {
+    "kv_canary": ("none", "log", "raise"),
+    "kv_canary_real_data": ("none", "partial", "all"),
+}
 _MOST_REPLICAS: Final = 64
 _MOST_STAGES: Final = 16
 _LOAD_FORMATS: Final = ("auto", "safetensors", "dummy")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.messages import EngineReq, FlushCacheReq, GenerateReq, Message
 from scripted_reference.observer import NoObserver, SchedulerObserver
 from scripted_reference.request import Req
 from scripted_reference.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from scripted_reference.kv_watch import EngineKvWatch
 
 
 class Engine:
@@ -32,6 +36,13 @@ class Engine:
             from scripted_reference.faults.catalogue import inject  # it imports this module
 
             inject(args.inject_fault, self)
+
+    @functools.cached_property
+    def kv(self) -> EngineKvWatch:
+        """The KV of this process for somebody who watches it."""
+        from scripted_reference.kv_watch import EngineKvWatch  # it knows every kind of scheduler
+
+        return EngineKvWatch(self)
 
     def make_schedulers(self, args: ServerArgs) -> tuple[Scheduler, ...]:
         """Return a new scheduler for each replica."""

@@ -50,6 +50,10 @@ class TokenToKVPool:
         content: npt.NDArray[np.uint64] = self.words[slots].copy()
         return content
 
+    def buffers(self, *, in_window: bool) -> tuple[IntArray, ...]:
+        """Return the words as signed numbers; in a window there is a pool of this kind of its own."""
+        return () if in_window else (self.words.view(np.int64),)
+
     def write(self, slots: int | IntArray, content: npt.NDArray[np.uint64]) -> None:
         """Overwrite a slot, or several, with what `read` returned of it or of others."""
         self.words[slots] = content

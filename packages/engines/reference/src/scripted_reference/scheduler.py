@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from scripted_reference.args import ServerArgs
 from scripted_reference.batching import BatchBuilder
@@ -31,6 +32,9 @@ from scripted_reference.results import ResultProcessor
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 from scripted_reference.speculation.accept_lengths import AcceptLengths
 
+if TYPE_CHECKING:
+    from scripted_reference.kv_watch import GroupWatch
+
 
 class Scheduler:
     """One replica of the engine: scheduler, pools, prefix tree and model, driven by `iterate`.
@@ -50,6 +54,7 @@ class Scheduler:
         paused: how the engine is paused, or `None`.
         accept_lengths: what speculation has given so far; `None` in an engine that does not speculate.
         forward_ct: how many batches have run.
+        kv_watch: who is told of forwards and copies of KV; `None` for nobody.
         memory: the pools, the prefix tree and what is held, together.
         batches, results, departures, control: the parts of the work; they keep their state here.
     """
@@ -84,6 +89,7 @@ class Scheduler:
         self.in_flight = InFlight()
         self.paused: PauseMode | None = None
         self.accept_lengths: AcceptLengths | None = None
+        self.kv_watch: GroupWatch | None = None
         self.forward_ct = 0
         self.batches = BatchBuilder(self)
         self.results = ResultProcessor(self)
@@ -150,7 +156,10 @@ class Scheduler:
         """Run the model on a prepared batch; complete prompts join `running_batch`."""
         self.forward_ct += 1
         self.observer.on_run_batch(batch)
-        result = self.model.forward(batch)
+        watch = self.kv_watch
+        result = (
+            self.model.forward(batch) if watch is None else watch.run(self.model.forward, batch)
+        )
         if batch.forward_mode.is_decode():
             batch.input_ids = result.next_token_ids
         else:

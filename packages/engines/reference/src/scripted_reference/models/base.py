@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -53,6 +54,9 @@ class KvStorage(Protocol):
 
     def read(self, slots: IntArray) -> npt.NDArray[Any]:
         """Return a copy of the contents of these slots, in a format of the model's own."""
+
+    def buffers(self, *, in_window: bool) -> Sequence[Any]:
+        """Return arrays `[slots, ...]`, the memory itself: of layers with a sliding window, or without."""
 
     def write(self, slots: IntArray, contents: npt.NDArray[Any]) -> None:
         """Overwrite as many slots with what `read` returned, of this storage or one of its kind."""

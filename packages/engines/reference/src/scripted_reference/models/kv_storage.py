@@ -54,6 +54,15 @@ class PagedKV:
             for keys, values in zip(self.keys, self.values, strict=True)
         ]
 
+    def buffers(self, *, in_window: bool) -> tuple[torch.Tensor, ...]:
+        """Return keys and values of each layer with a sliding window, or of each without."""
+        return tuple(
+            part[layer]
+            for layer, has_window in enumerate(self._has_window)
+            if has_window == in_window
+            for part in (self.keys, self.values)
+        )
+
     def layer(self, index: int) -> LayerKV:
         """Return one layer's storage, the same memory."""
         return self._layers[index]

@@ -23,11 +23,12 @@ from scripted_reference.scheduler import Scheduler
 
 
 class RetractedKv(NamedTuple):
-    """A request without memory, and the KV that it had."""
+    """A request without memory, the KV that it had, and what a watcher knew of it."""
 
     req: Req
     contents: npt.NDArray[Any]
     length: int
+    watched: Any | None = None
 
 
 class DecodeDepartures(Departures):
@@ -57,10 +58,12 @@ class DecodeDepartures(Departures):
         scheduler = self._scheduler
         # The last token was never fed back; if a batch in flight does it, that result is discarded.
         length = req.seq_len - 1
-        contents = scheduler.model.kv.read(scheduler.slots_of(req)[:length])
+        slots = scheduler.slots_of(req)[:length]
+        contents = scheduler.model.kv.read(slots)
+        watched = None if scheduler.kv_watch is None else scheduler.kv_watch.take(slots)
         self._release(req, keep=False)
         req.retraction_count += 1
-        scheduler.disagg_decode_retracted_queue.append(RetractedKv(req, contents, length))
+        scheduler.disagg_decode_retracted_queue.append(RetractedKv(req, contents, length, watched))
 
 
 class DecodeBatches(BatchBuilder):
@@ -149,11 +152,14 @@ class DecodeScheduler(Scheduler):
     def resume_retracted(self) -> None:
         """Copy the KV of those back that gave way, oldest first, as far as there is room."""
         while self.disagg_decode_retracted_queue:
-            req, contents, length = self.disagg_decode_retracted_queue[0]
+            req, contents, length, watched = self.disagg_decode_retracted_queue[0]
             if not self.take_memory(req, length):
                 return
             del self.disagg_decode_retracted_queue[0]
-            self.model.kv.write(self.slots_of(req), contents)
+            slots = self.slots_of(req)
+            self.model.kv.write(slots, contents)
+            if self.kv_watch is not None and watched is not None:
+                self.kv_watch.put(slots, watched)
             self.set_running([*self.running_batch.reqs, req])
 
     def preallocate(self) -> None:

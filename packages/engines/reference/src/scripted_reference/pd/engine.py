@@ -159,8 +159,12 @@ class PdEngine(Engine):
         source, target = self.prefill.find_req(rid), self.decode.find_req(rid)
         assert source is not None, f"{rid} has left the prefill engine before its KV"
         assert target is not None, f"{rid} has left the decode engine before its KV came"
-        contents = self.prefill.model.kv.read(self.prefill.slots_of(source)[start:end])
-        self.decode.model.kv.write(self.decode.slots_of(target)[start:end], contents)
+        from_slots = self.prefill.slots_of(source)[start:end]
+        to_slots = self.decode.slots_of(target)[start:end]
+        contents = self.prefill.model.kv.read(from_slots)
+        self.decode.model.kv.write(to_slots, contents)
+        if self.prefill.kv_watch is not None and self.decode.kv_watch is not None:
+            self.decode.kv_watch.put(to_slots, self.prefill.kv_watch.take(from_slots))
 
     def _settle(self, room: Room) -> None:
         """End a request in one engine that has failed or ended in the other; close a room of neither."""

@@ -20,7 +20,7 @@ from scripted_reference.observer import SchedulerObserver
 from scripted_reference.pp.batching import PipelineBatchBuilder
 from scripted_reference.pp.departures import PipelineControl, PipelineDepartures
 from scripted_reference.pp.models import StageModel, load_stage
-from scripted_reference.pp.stage import Stage, StageLink
+from scripted_reference.pp.stage import Hidden, Stage, StageLink
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
 from scripted_reference.scheduler import Scheduler
@@ -97,7 +97,7 @@ class PipelineScheduler(Scheduler):
         self.forward_ct += 1
         self.observer.on_run_batch(batch)
         hidden = None if self.stage.is_first else self._link.recv_hidden()
-        out = self.stage_model.forward_stage(batch, hidden)
+        out = self.forward_stage(batch, hidden)
         if isinstance(out, BatchResult):
             self._link.send_result(out)
         else:
@@ -107,6 +107,12 @@ class PipelineScheduler(Scheduler):
             complete = [req for req in batch.reqs if req is not batch.chunked_req]
             if complete:
                 self.set_running([*self.running_batch.reqs, *complete])
+
+    def forward_stage(self, batch: ScheduleBatch, hidden: Hidden) -> Hidden | BatchResult:
+        """Run this stage's layers."""
+        if self.kv_watch is None:
+            return self.stage_model.forward_stage(batch, hidden)
+        return self.kv_watch.run(lambda one: self.stage_model.forward_stage(one, hidden), batch)
 
     def enter_slot(self, slot: int) -> None:
         """Put a slot in place."""

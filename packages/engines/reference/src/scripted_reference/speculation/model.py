@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scripted_registry.errors import ConfigError
@@ -12,6 +13,9 @@ from scripted_reference.models.base import BatchResult, KvStorage, Model
 from scripted_reference.models.hash_model import HashModel
 from scripted_reference.request import Req
 from scripted_reference.schedule_batch import ForwardMode, ScheduleBatch
+
+if TYPE_CHECKING:
+    from scripted_reference.kv_watch import GroupWatch
 
 
 class VerifyBatch(ScheduleBatch):
@@ -57,10 +61,15 @@ class VerifyBatch(ScheduleBatch):
 
 
 class VerifyingModel:
-    """Runs `target` on the guesses of `guess`; any other batch as it is."""
+    """Runs `target` on the guesses of `guess`; any other batch as it is.
+
+    Attributes:
+        kv_watch: who is told of forwards of `target`; `None` for nobody.
+    """
 
     def __init__(self, *, target: Model) -> None:
         self.target = target
+        self.kv_watch: GroupWatch | None = None
         # A slot of the hash model depends on the one before it, so that it takes them one by one.
         self._at_once = not isinstance(target, HashModel)
 
@@ -99,11 +108,21 @@ class VerifyingModel:
             return self.compute(batch)
         fed = self.guess(batch)
         batch.input_ids = np.concatenate(fed)
+        watch = self.kv_watch
+        if watch is None:
+            return self.verify(batch, fed)
+        told = watch.describe(batch, [len(tokens) for tokens in fed])
+        return watch.run_as(told, batch, lambda: self.verify(batch, fed))
+
+    def verify(self, batch: VerifyBatch, fed: Sequence[IntArray]) -> BatchResult:
+        """Compute what the model says behind each token that is fed."""
         return self._verify_at_once(batch, fed) if self._at_once else self._verify(batch, fed)
 
     def compute(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a batch in which there is nothing to verify."""
-        return self.target.forward(batch)
+        if self.kv_watch is None:
+            return self.target.forward(batch)
+        return self.kv_watch.run(self.target.forward, batch)
 
     def guess(self, batch: VerifyBatch) -> list[IntArray]:
         """Return for each request its newest token and the guesses behind it."""
@@ -149,6 +168,10 @@ class SpeculativeModel(VerifyingModel):
 
     Both have to be bound to the same rows, and to storages of the same size. Raises `ConfigError` for
     models with different vocabularies.
+
+    Attributes:
+        draft_kv_watch: who is told of forwards of `draft`; `None` for nobody.
+        draft_forwards: how many batches the draft model has run.
     """
 
     def __init__(self, *, target: Model, draft: Model) -> None:
@@ -159,10 +182,12 @@ class SpeculativeModel(VerifyingModel):
             )
         super().__init__(target=target)
         self.draft = draft
+        self.draft_kv_watch: GroupWatch | None = None
+        self.draft_forwards = 0
 
     def compute(self, batch: ScheduleBatch) -> BatchResult:
         """Compute a prompt with both models."""
-        self.draft.forward(batch)
+        self._forward_draft(batch)
         return super().compute(batch)
 
     def guess(self, batch: VerifyBatch) -> list[IntArray]:
@@ -173,8 +198,14 @@ class SpeculativeModel(VerifyingModel):
         fed = [[token] for token in batch.input_ids.tolist()]
         for step in range(max(batch.draft_lens) + 1):
             drafting = batch.reaching(step)
-            said = self.draft.forward(batch.column(fed, step, drafting)).next_token_ids.tolist()
+            one = batch.column(fed, step, drafting)
+            said = self._forward_draft(one).next_token_ids.tolist()
             for i, token in zip(drafting, said, strict=True):
                 if step < batch.draft_lens[i]:
                     fed[i].append(token)
         return [np.array(tokens, dtype=np.int64) for tokens in fed]
+
+    def _forward_draft(self, batch: ScheduleBatch) -> BatchResult:
+        self.draft_forwards += 1
+        watch = self.draft_kv_watch
+        return self.draft.forward(batch) if watch is None else watch.run(self.draft.forward, batch)

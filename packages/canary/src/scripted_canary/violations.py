@@ -1,0 +1,125 @@
+"""What a canary finds: one record for each slot and reason, kept in a ring that never loses the count."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scripted_core.errors import EngineError
+
+
+class Reason(StrEnum):
+    """What does not hold. The first four are of slots that are read, the others of what is fed."""
+
+    VERIFY_TOKEN = "verify_token"
+    """The slot was written for another token."""
+    VERIFY_POSITION = "verify_position"
+    """The slot was written for another position."""
+    VERIFY_CHAIN_HASH = "verify_chain_hash"
+    """Token and position fit, but it was written behind another prefix."""
+    VERIFY_REAL_KV_HASH = "verify_real_kv_hash"
+    """Its keys or values are not those that the forward left there."""
+    WRITE_TOKEN = "write_token"
+    """The model is fed another token than the request has there."""
+    WRITE_POSITION = "write_position"
+    """The model writes to another slot than the table names for that position."""
+    CANARY_STOPPED = "canary_stopped"
+    """The engine ran forwards that the canary was not told of."""
+
+
+class Launch(StrEnum):
+    """What found it: a forward, or a sweep of the prefix tree."""
+
+    FORWARD = "forward"
+    SWEEP = "sweep"
+    HEALTH = "health"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvViolation:
+    """One slot that does not hold what it should.
+
+    Attributes:
+        step: forwards of this pool's model before it was found.
+        pool: the pool's name.
+        slot: of that pool.
+        position: where in the request the slot is.
+        reason: what does not hold.
+        expected, found: tokens, positions or hashes, as the reason says.
+        rid: the request that reads or writes the slot; empty when it is the prefix tree.
+        launch: what found it.
+    """
+
+    step: int
+    pool: str
+    slot: int
+    position: int
+    reason: Reason
+    expected: int
+    found: int
+    rid: str = ""
+    launch: Launch = Launch.FORWARD
+
+    @property
+    def group(self) -> str:
+        """The kind of pool: ``full``, ``window``, ``draft``."""
+        return self.pool.partition("@")[0]
+
+    def describe(self) -> str:
+        """One line for people."""
+        who = f"request {self.rid}" if self.rid else "the prefix tree"
+        if self.launch is Launch.HEALTH:
+            return f"{self.pool}: the canary saw {self.found} of {self.expected} forwards"
+        return (
+            f"{self.reason.value}: slot {self.slot} of pool {self.pool!r}, position {self.position} of "
+            f"{who}: expected {self.expected:#x}, found {self.found:#x} (forward {self.step})"
+        )
+
+
+class KvCorrupted(EngineError):
+    """A KV slot does not hold what it should, outside any script; ``violations`` has the records."""
+
+    code = "kv-corrupted"
+
+    def __init__(self, violations: Sequence[KvViolation]) -> None:
+        super().__init__(
+            "KV canary: " + "; ".join(one.describe() for one in violations),
+            hint="kv_canary='log' lets the engine run on, and counts",
+        )
+        self.violations = tuple(violations)
+
+
+class ViolationLog:
+    """The last violations, and how many there were in all."""
+
+    def __init__(self, *, capacity: int) -> None:
+        self._ring: deque[KvViolation] = deque(maxlen=capacity)
+        self.total = 0
+        self.by_reason: Counter[Reason] = Counter()
+
+    @property
+    def capacity(self) -> int:
+        """How many are kept."""
+        capacity = self._ring.maxlen
+        assert capacity is not None, "the ring is bounded"
+        return capacity
+
+    def add(self, kept: Iterable[KvViolation], *, counts: Counter[Reason]) -> None:
+        """Keep records; ``counts`` has how many there were of each reason, kept or not."""
+        self._ring.extend(kept)
+        self.by_reason.update(counts)
+        self.total += sum(counts.values())
+
+    def __iter__(self) -> Iterable[KvViolation]:
+        return iter(tuple(self._ring))
+
+    def last(self, count: int) -> tuple[KvViolation, ...]:
+        """The newest ``count`` that are kept, oldest first."""
+        kept = tuple(self._ring)
+        return kept[max(len(kept) - count, 0) :] if count else ()
+
+    def clear(self) -> None:
+        """Forget the records; the counts stay."""
+        self._ring.clear()
