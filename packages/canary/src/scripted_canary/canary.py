@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
 from scripted_core.kv_watch import KvBatch, KvWatchPort
+from scripted_core.logs import get_logger
 
 from scripted_canary.group import GroupCanary
 from scripted_canary.perturb import KvPerturber
@@ -15,7 +15,7 @@ from scripted_canary.settings import CanaryMode, CanarySettings
 from scripted_canary.shadow import Known, SlotShadow
 from scripted_canary.violations import KvCorrupted, KvViolation, Launch, Reason, ViolationLog
 
-_log = structlog.get_logger("scripted.canary")
+_log = get_logger("scripted.canary")
 _NAMED_AT_MOST = 8
 
 
@@ -39,6 +39,7 @@ class Canary:
         self.is_collected: Callable[[], bool] = lambda: False
         self._port = port
         self._fresh: list[KvViolation] = []
+        self._failed_script = False
         self._groups = {
             group.name: GroupCanary(group, settings=settings, found=self._found)
             for group in port.kv_groups()
@@ -88,10 +89,16 @@ class Canary:
         fresh, self._fresh = tuple(self._fresh), []
         return fresh
 
-    def forget(self) -> None:
-        """Drop records that nobody collected; the counts stay."""
+    def begin_script(self, *, is_on: Callable[[], bool]) -> None:
+        """A script begins: drop records that nobody collected, the counts stay.
+
+        Its violations are collected while ``is_on`` says so. What a failed script leaves behind runs on
+        for some iterations, and raises no error beside the script's own.
+        """
         self.collect()
         self.violations.clear()
+        self._failed_script = False
+        self.is_collected = lambda: is_on() or self._failed_script
 
     def check_health(self) -> None:
         """Report a violation, once, for each group whose forwards the canary is not told of."""
@@ -170,6 +177,7 @@ class Canary:
         if self.settings.mode is not CanaryMode.RAISE:
             return
         if self.is_collected():
-            self._fresh.extend(records)
+            self._failed_script = True
+            self._fresh = [*self._fresh, *records][-self.settings.ring_capacity :]
         else:
             raise KvCorrupted(records[:_NAMED_AT_MOST])

@@ -1,6 +1,6 @@
 """Two hashes, both of 64 bits and vectorized: of a prefix of tokens, and of the bytes in slots.
 
-The hash of a prefix is a chain: ``chain[p] = G * chain[p-1] + word(token, p)`` modulo 2^64 with an odd G.
+The hash of a prefix is a chain: ``chain[p] = G * chain[p-1] + word(token, p)`` modulo 2^64, G odd.
 Odd numbers have inverses there, so a whole run of it is one cumulative sum:
 ``chain[s+k] = G^(k+1) * (chain[s-1] + sum_{j<=k} word[s+j] / G^(j+1))``. It is a polynomial hash after
 Karp and Rabin (1987), "Efficient randomized pattern-matching algorithms".
@@ -48,7 +48,7 @@ class ChainPowers:
         self.inverse = _powers(inverse, length + 1).to(device)
 
     def run(self, before: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Return the chain at each of ``words`` (``int64[n]``), behind the chain ``before`` (``[1]``)."""
+        """Return the chain at each of ``words`` (``int64[n]``), behind the chain ``before``."""
         n = len(words)
         scaled: torch.Tensor = words * self.inverse[1 : n + 1]
         return (scaled.cumsum(0) + before) * self.growth[1 : n + 1]

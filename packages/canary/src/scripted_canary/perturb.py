@@ -91,7 +91,7 @@ class KvPerturber:
         self.done: list[Perturbation] = []
 
     def arm(self, perturbation: Perturbation) -> Perturbation:
-        """Let it happen at the first forward that has what it takes; ``ConfigError`` for no such pool."""
+        """Let it happen at the first forward that has what it takes; else ``ConfigError``."""
         known = [view.name for group in self._groups.values() for view in group.group.storages]
         if perturbation.storage not in known:
             raise ConfigError(
@@ -256,7 +256,9 @@ def _swap_next_token(
         return False
     first, second = random.Random(one.seed).choice(pairs)
     # Another array: the engine may still have the old one as the result of the forward before.
-    swapped = batch.input_ids.clone() if torch.is_tensor(batch.input_ids) else batch.input_ids.copy()
+    swapped = (
+        batch.input_ids.clone() if torch.is_tensor(batch.input_ids) else batch.input_ids.copy()
+    )
     swapped[first], swapped[second] = fed[second], fed[first]
     batch.input_ids = swapped
     return True

@@ -1,4 +1,4 @@
-"""Where the canary meets an engine: built with it, reset with each script, asked after each iteration."""
+"""Where the canary meets an engine: built with it, told of each script, asked after each step."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def scripted_on_reset(context: ScriptedContext) -> None:
     engine = context.engine
     canary = install(engine) if isinstance(engine, KvWatchPort) else None
     if canary is not None:
-        canary.is_collected = lambda: not context.has_ended
-        canary.forget()
+        canary.begin_script(is_on=lambda: not context.has_ended)
         canary.perturber.disarm_script()
         _current.append(canary)
 
@@ -60,7 +59,9 @@ def scripted_on_reset(context: ScriptedContext) -> None:
 def scripted_check_invariants() -> list[Violation]:
     """What the canary found in this iteration, in mode ``raise``."""
     return [
-        Violation(code=f"kv-{one.reason.value}", message=one.describe(), subject=one.rid or one.pool)
+        Violation(
+            code=f"kv-{one.reason.value}", message=one.describe(), subject=one.rid or one.pool
+        )
         for canary in _current
         for one in canary.collect()
     ]

@@ -41,6 +41,4 @@ def _rate(text: str) -> PerturbRate:
             f"{PERTURB_VARIABLE}: {text!r} is not KIND:PROBABILITY[:SEED[:POOL]]",
             hint=f"for example {PerturbKind.AFTER_FORWARD.value}:0.01:7:full",
         )
-    return PerturbRate(
-        kind=chosen, probability=number, seed=seed_number, storage=storage or "full"
-    )
+    return PerturbRate(kind=chosen, probability=number, seed=seed_number, storage=storage or "full")

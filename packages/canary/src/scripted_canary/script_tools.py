@@ -74,6 +74,4 @@ class ScriptPerturb:
         self, kind: PerturbKind, *, pool: str, seed: int, handle: ScriptedReqHandle | None = None
     ) -> Perturbation:
         rid = "" if handle is None else handle.rid
-        return self._canary.perturber.arm(
-            Perturbation(kind=kind, storage=pool, seed=seed, rid=rid)
-        )
+        return self._canary.perturber.arm(Perturbation(kind=kind, storage=pool, seed=seed, rid=rid))

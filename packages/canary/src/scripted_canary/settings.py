@@ -76,7 +76,7 @@ def settings_of(arguments: Mapping[str, Any]) -> CanarySettings:
     return CanarySettings(**{name: value for name, value in given.items() if value is not None})
 
 
-def _member(kind: type[_Member], argument: str, value: object) -> _Member:
+def _member(kind: type[_Member], argument: str, value: str) -> _Member:
     try:
         return kind(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a canary finds: one record for each slot and reason, kept in a ring that never loses the count."""
+"""What a canary finds: a record for each slot and reason, in a ring that never loses the count."""
 
 from __future__ import annotations
 

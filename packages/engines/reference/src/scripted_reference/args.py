@@ -202,12 +202,12 @@ class ServerArgs:
         )
 
         check_speculation(self)
-        for name, known in _CANARY.items():
-            if getattr(self, name) not in (None, *known):
-                hint = f"use one of {', '.join(map(repr, known))}"
+        for name, allowed in _CANARY.items():
+            if getattr(self, name) not in (None, *allowed):
+                hint = f"use one of {', '.join(map(repr, allowed))}"
                 raise wrong_argument(name, getattr(self, name), "is unknown here", hint)
         if self.kv_canary_sweep_interval is not None:
-            _check_int("kv_canary_sweep_interval", self.kv_canary_sweep_interval, least=0)
+            check_int("kv_canary_sweep_interval", self.kv_canary_sweep_interval, least=0)
         if self.inject_fault is not None:
             from scripted_reference.faults.catalogue import check_name  # it imports the engine
 

@@ -44,9 +44,7 @@ class GroupWatch:
         """Run a model on a prepared batch."""
         return self.run_as(self.describe(batch), batch, lambda: forward(batch))
 
-    def run_as(
-        self, told: KvBatch, batch: ScheduleBatch, forward: Callable[[], Result]
-    ) -> Result:
+    def run_as(self, told: KvBatch, batch: ScheduleBatch, forward: Callable[[], Result]) -> Result:
         """Run a model on a batch that is described as `told`."""
         self.watcher.before_forward(self.group, told)
         batch.input_ids = told.input_ids

@@ -160,7 +160,7 @@ class RetractedKvNotCopiedBack(DecodeScheduler):
     def resume_retracted(self) -> None:
         """Hand out slots."""
         while self.disagg_decode_retracted_queue:
-            req, _, length = self.disagg_decode_retracted_queue[0]
+            req, _, length, _ = self.disagg_decode_retracted_queue[0]
             if not self.take_memory(req, length):
                 return
             del self.disagg_decode_retracted_queue[0]

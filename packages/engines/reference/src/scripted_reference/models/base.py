@@ -56,7 +56,7 @@ class KvStorage(Protocol):
         """Return a copy of the contents of these slots, in a format of the model's own."""
 
     def buffers(self, *, in_window: bool) -> Sequence[Any]:
-        """Return arrays `[slots, ...]`, the memory itself: of layers with a sliding window, or without."""
+        """Return arrays `[slots, ...]`, the memory itself, of layers with a window or without."""
 
     def write(self, slots: IntArray, contents: npt.NDArray[Any]) -> None:
         """Overwrite as many slots with what `read` returned, of this storage or one of its kind."""
