@@ -15,6 +15,7 @@ from scripted_core.kv_watch import CachedSlots, KvBatch, KvGroup, KvStorageView,
 from scripted_reference.args import HASH_MODEL
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
+from scripted_reference.pd.servers import PdServerEngine
 from scripted_reference.pools import window_pool_name
 from scripted_reference.pp.scheduler import PipelineScheduler
 from scripted_reference.request import Req
@@ -100,6 +101,10 @@ class EngineKvWatch:
         The next token of the `hash` model is a hash of what its slots hold: it needs no other canary.
         """
         args = self._engine.server_args
+        if isinstance(self._engine, PdServerEngine):
+            # What is known of slots does not travel between the servers of a pair (yet): what the
+            # prefill server has written would all be strange to the decode server's canary.
+            return {"kv_canary": "none"}
         default = "none" if args.model_path == HASH_MODEL else "raise"
         return {
             "kv_canary": default if args.kv_canary is None else args.kv_canary,
