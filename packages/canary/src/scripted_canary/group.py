@@ -41,6 +41,8 @@ class GroupCanary:
         self._settings = settings
         self._found = found
         self._pending: list[Outcome] = []
+        # What a forward reads is verified beside it: it writes other slots. On a CPU there is no beside.
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.forwards = 0
         # On the device: to read it after each forward would wait for that forward.
         self._verified = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -59,11 +61,18 @@ class GroupCanary:
         rows, starts = self._tensor(batch.rows), self._tensor(batch.starts)
         if not self.truth.is_same_decode(batch):
             self.truth.learn(batch, rows.tolist(), starts.tolist())
-        checks = list(self._reads(batch, rows, starts)) if batch.longest else []
-        self._conclude([*checks, self._input(batch, rows, starts)])
+        if self._side is None:
+            self._verify(batch, rows, starts)
+        else:
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self._side):
+                self._verify(batch, rows, starts)
 
     def after(self, batch: KvBatch, next_tokens: Any | None) -> None:
         """Record the slots that the forward has written."""
+        if self._side is not None:
+            # The records are about to change, and so may what the batch was made of.
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
         rows, starts = self._tensor(batch.rows), self._tensor(batch.starts)
         of, positions = self._written(batch, rows, starts)
         fed = self._tensor(batch.input_ids)
@@ -77,6 +86,10 @@ class GroupCanary:
         if next_tokens is not None and batch.next_known:
             ends = starts + 1 if batch.counts is None else starts + self._tensor(batch.counts)
             truth.chosen(rows, ends, self._tensor(next_tokens))
+
+    def _verify(self, batch: KvBatch, rows: torch.Tensor, starts: torch.Tensor) -> None:
+        checks = list(self._reads(batch, rows, starts)) if batch.longest else []
+        self._conclude([*checks, self._input(batch, rows, starts)])
 
     def sweep(self, cached: CachedSlots, shadow: SlotShadow) -> None:
         """Verify the slots of one pool that the prefix tree holds."""
