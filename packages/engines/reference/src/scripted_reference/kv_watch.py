@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from scripted_core.kv_watch import CachedSlots, KvBatch, KvGroup, KvStorageView, KvWatcher
 
-from scripted_reference.args import HASH_MODEL
+from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
 from scripted_reference.pd.servers import PdServerEngine
@@ -96,18 +96,22 @@ class EngineKvWatch:
         self.kv_watcher: KvWatcher | None = None
 
     def kv_watch_settings(self) -> Mapping[str, Any]:
-        """What the engine arguments say; by default a transformer is watched, and `hash` is not.
+        """What the engine arguments say; `ConfigError` for a canary on a server of a pair.
 
-        The next token of the `hash` model is a hash of what its slots hold: it needs no other canary.
+        What is known of slots does not travel between the servers of a pair: what the prefill server
+        has written would all be strange to the decode server's canary.
         """
         args = self._engine.server_args
-        if isinstance(self._engine, PdServerEngine):
-            # What is known of slots does not travel between the servers of a pair (yet): what the
-            # prefill server has written would all be strange to the decode server's canary.
-            return {"kv_canary": "none"}
-        default = "none" if args.model_path == HASH_MODEL else "raise"
+        mode = args.kv_canary or "none"
+        if mode != "none" and isinstance(self._engine, PdServerEngine):
+            raise wrong_argument(
+                "kv_canary",
+                mode,
+                "is refused for the servers of a pair",
+                "drop it, or run the pair in one process (backend 'reference')",
+            )
         return {
-            "kv_canary": default if args.kv_canary is None else args.kv_canary,
+            "kv_canary": mode,
             "kv_canary_real_data": args.kv_canary_real_data,
             "kv_canary_sweep_interval": args.kv_canary_sweep_interval,
         }
