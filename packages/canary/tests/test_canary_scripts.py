@@ -38,8 +38,8 @@ def finish(*handles):
     raise AssertionError("not finished")
 
 
-@pytest.mark.scripted(**TINY)
-def test_a_transformer_is_watched_without_being_asked_for(t):
+@pytest.mark.scripted(**{**TINY, "kv_canary": "raise"})
+def test_a_transformer_is_watched_in_mode_raise(t):
     requests = [
         t.start_req(prompt_len=70, seed=i, max_new_tokens=6, ignore_eos=True) for i in (1, 2)
     ]
