@@ -6,6 +6,10 @@ those share it.
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 from scripted_backend_single import (
     ADAPTERS,
@@ -122,3 +126,28 @@ def test_an_adapter_that_there_is_not_is_refused(t, adapters):
     other = _start(t, "first")
     yield from run_until_finished(other)
     assert other.status == "finished"
+
+
+_DRAWS = """
+import time
+from scripted_backend_single import drawn_lora
+from scripted_models import checkpoint
+
+print(drawn_lora(model=checkpoint("tiny"), seed=0), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_drawn_adapter_goes_with_its_process_when_a_signal_ends_it(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", _DRAWS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"TMPDIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        (folder,) = tmp_path.iterdir() if process.stdout.readline() else ()
+        assert folder.name.startswith("scripted-lora-")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

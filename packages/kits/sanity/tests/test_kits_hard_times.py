@@ -44,11 +44,11 @@ def stub() -> ModuleType:
 
 
 @pytest.fixture
-def mortal() -> Iterator[tuple[Target, subprocess.Popen[str]]]:
-    """A server that the test may kill."""
+def mortal(request: pytest.FixtureRequest) -> Iterator[tuple[Target, subprocess.Popen[str]]]:
+    """A server that the test may kill, with this model; `hash` starts without torch."""
     url = free_url()
     flags = ["--enable-metrics", "--enable-metrics-device-timer"]
-    process = popen_launch_server("tiny", url, backend="reference", other_args=flags)
+    process = popen_launch_server(request.param, url, backend="reference", other_args=flags)
     yield Target(url=url, timeout_s=20), process
     kill_process_tree(process.pid)
 
@@ -73,7 +73,11 @@ _LONG = {
 }
 
 
-@pytest.mark.parametrize("name", _LONG)
+@pytest.mark.parametrize(
+    ("mortal", "name"),
+    [("hash", "sanity"), ("tiny", "hellaswag"), ("tiny", "occupancy")],
+    indirect=["mortal"],
+)
 def test_a_server_that_dies_in_the_middle_is_said_to_have_died(mortal, name):
     target, process = mortal
     kit, options = _LONG[name]
@@ -105,6 +109,7 @@ class _KillsWhenBusy:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("mortal", ["hash"], indirect=True)
 def test_a_server_that_hangs_ends_a_kit_after_the_time_of_one_request(mortal):
     target, process = mortal
     stopped = [pid for pid in descendants(process.pid)]

@@ -6,11 +6,12 @@ import atexit
 import json
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from scripted_core.errors import ConfigError
+from scripted_core.sessions.termination import LAST_ACTS
 
 from scripted_backend_single.arguments import single_device_kwargs
 
@@ -76,9 +77,14 @@ def write_lora(folder: Path, *, model: Path, seed: int) -> Path:
 
 @cache
 def drawn_lora(*, model: Path, seed: int) -> str:
-    """The folder of an adapter for ``model``, written once; it goes with this process."""
+    """The folder of an adapter for ``model``, written once; it goes with this process.
+
+    That holds also when the process dies of SIGTERM or SIGHUP, of which ``atexit`` hears nothing.
+    """
     folder = Path(tempfile.mkdtemp(prefix="scripted-lora-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    remove = partial(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(remove)
+    LAST_ACTS.add(folder, remove)
     return str(write_lora(folder, model=model, seed=seed))
 
 
