@@ -13,15 +13,15 @@ import msgspec
 import pytest
 import structlog
 from scripted_core import InProcessSession
-from scripted_core.errors import ConfigError, EngineStartError
+from scripted_core.errors import ConfigError, EngineStartError, ScriptNotImportable
 from scripted_core.sessions.base import Session, make_config, start_session
 
 from scripted_explore import report as reports
 from scripted_explore.facts import Facts, facts_of
 from scripted_explore.finding import Signature, signature_of
-from scripted_explore.play import play, undisturbed
 from scripted_explore.program import Program, PromptKey
 from scripted_explore.report import RunReport
+from scripted_explore.scripts import played, undisturbed
 from scripted_explore.space import Topology
 
 STALL_TIMEOUT_S: Final = 5.0
@@ -95,10 +95,10 @@ class Laboratory:
         try:
             session = self._session_for(program, fresh=fresh)
             facts = self.facts(program, session)
-            self._execute(session, play, report, program.ops, outputs, facts)
+            self._execute(session, played, report, program.ops, outputs, facts)
         except pytest.skip.Exception as skip:
             raise ConfigError(f"the engine skips what is explored: {skip}") from skip
-        except (ConfigError, EngineStartError):
+        except (ConfigError, EngineStartError, ScriptNotImportable):
             raise
         except Exception as error:
             return Run(report, error, signature_of(error))
@@ -125,7 +125,7 @@ class Laboratory:
         try:
             session = self._session_alone(program)
             self._execute(session, undisturbed, report, keys)
-        except (ConfigError, EngineStartError):
+        except (ConfigError, EngineStartError, ScriptNotImportable):
             raise
         except Exception as error:
             signature = signature_of(error)
