@@ -24,7 +24,7 @@ from scripted_explore.strategies import choices_of, programs
 _BACKEND: Final = "scripted-explore"
 
 
-class Told(PrimitiveProvider):  # type: ignore[misc]  # mypy is not shown Hypothesis
+class Told(PrimitiveProvider):  # type: ignore[misc, unused-ignore]  # mypy is not shown Hypothesis
     """Gives the numbers that it was told, in order; behind them the least there is."""
 
     lifetime: ClassVar[Literal["test_function", "test_case"]] = "test_case"
