@@ -25,6 +25,7 @@ HOOKS = {
     "scripted_make_engine": (["config"], True),
     "scripted_make_transport": (["config"], True),
     "scripted_engine_before_start": (["config"], False),
+    "scripted_engine_built": (["port"], False),
     "scripted_engine_started": (["config", "ready"], False),
     "scripted_engine_died": (["config", "error"], False),
     "scripted_engine_stopped": (["config"], False),
@@ -35,6 +36,7 @@ HOOKS = {
     "scripted_on_batch": (["record"], False),
     "scripted_on_reset": (["context"], False),
     "scripted_check_invariants": (["audit"], False),
+    "scripted_context_tool": (["name", "context"], True),
     "scripted_trace_events": (["run"], False),
     "scripted_report_sections": (["run"], False),
 }

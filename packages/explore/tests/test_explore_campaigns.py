@@ -14,7 +14,8 @@ from scripted_explore.campaign import Campaign, Task, merged, run_task, split
 from scripted_explore.command import Command
 from scripted_explore.corpus import Corpus, program_of
 from scripted_explore.draw import draw_program
-from scripted_explore.executors import ExecutorName, LocalExecutor
+from scripted_explore.executor_name import ExecutorName
+from scripted_explore.executors import LocalExecutor
 from scripted_explore.finding import Finding
 from scripted_explore.laboratory import Laboratory
 from scripted_explore.space import topologies

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scripted_explore.executors import ExecutorName
+from scripted_explore.executor_name import ExecutorName
 
 
 def explore_command(

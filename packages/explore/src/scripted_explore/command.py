@@ -11,7 +11,8 @@ from scripted_core.errors import ConfigError
 from scripted_explore.campaign import Outcome, Task, merged, split
 from scripted_explore.corpus import Corpus, program_of
 from scripted_explore.draw import draw_program
-from scripted_explore.executors import Executor, ExecutorName, LocalExecutor, RayExecutor
+from scripted_explore.executor_name import ExecutorName
+from scripted_explore.executors import Executor, LocalExecutor, RayExecutor
 from scripted_explore.laboratory import Laboratory
 from scripted_explore.live import LiveView
 from scripted_explore.sometimes import NEEDS, Sometimes

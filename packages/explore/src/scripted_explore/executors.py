@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from enum import StrEnum
 from typing import Any, Protocol
 
 from scripted_core.errors import ConfigError
@@ -15,13 +14,6 @@ from scripted_explore.campaign import Campaign, Outcome, Task, run_task
 
 Progress = Callable[[int, Outcome], None]
 """Told of the outcome so far of a task, by its place."""
-
-
-class ExecutorName(StrEnum):
-    """The ways to run tasks."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 class Executor(Protocol):

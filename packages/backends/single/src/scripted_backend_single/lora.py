@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from scripted_core.errors import ConfigError
-from scripted_core.sessions.termination import LAST_ACTS
 
 from scripted_backend_single.arguments import single_device_kwargs
 
@@ -81,6 +80,10 @@ def drawn_lora(*, model: Path, seed: int) -> str:
 
     That holds also when the process dies of SIGTERM or SIGHUP, of which ``atexit`` hears nothing.
     """
+    from scripted_core.sessions.termination import (
+        LAST_ACTS,  # with it come all of a session's parts
+    )
+
     folder = Path(tempfile.mkdtemp(prefix="scripted-lora-"))
     remove = partial(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(remove)
