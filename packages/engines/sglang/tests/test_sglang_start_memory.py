@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from scripted_core.errors import EngineStartError
@@ -59,19 +58,12 @@ def bounded_memory() -> Iterator[None]:
     plugins.unregister(plugin)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"max_total_tokens": _POOL_TOKENS}, ("can't allocate memory", "you tried to allocate")),
-        ({"mem_fraction_static": 0.0001}, ("no GPU memory", "mem-fraction-static")),
-    ],
-    ids=["a pool that cannot be allocated", "no share of memory for a pool"],
-)
-def test_memory_that_is_not_there_is_said_at_once(
-    kwargs: dict[str, Any], words: tuple[str, ...]
-) -> None:
+# A share of memory that is too small (`mem_fraction_static`) is no case here: on a CPU SGLang
+# compares what is free before and after its start, so that one that ends meanwhile lets it start.
+def test_memory_that_is_not_there_is_said_at_once() -> None:
+    words = ("can't allocate memory", "you tried to allocate")
     with pytest.raises(EngineStartError, match="SGLang says: ") as caught:
-        ScriptedHttpServer.start(backend="sglang", **kwargs)
+        ScriptedHttpServer.start(backend="sglang", max_total_tokens=_POOL_TOKENS)
     said, _, tail = str(caught.value).partition("log tail")
     for word in words:
         assert word in said
