@@ -9,7 +9,7 @@ import time
 
 import pytest
 from scripted_core.sessions.launch import ServerLaunch, ServerMember
-from scripted_core.sessions.processes import descendants, proc_state
+from scripted_core.sessions.processes import descendants, still_running
 from scripted_core.sessions.server_process import ServerProcess
 from scripted_core.wire.address import (
     ENV_MEMBER,
@@ -51,18 +51,13 @@ def started():
     address.remove()
 
 
-def _is_gone(pid):
-    state = proc_state(pid)
-    return state == "gone" or state[0] in "ZX"
-
-
 def test_all_of_them_run_with_their_roles_and_end_together(started):
     assert sorted(started.log_text().split()) == ["decode", "main", "prefill"]
     names = dict(started.watch.pids)
     assert sorted(names.values()) == ["decode server", "main", "prefill server"]
     assert names[started.pid] == "main"
     started.stop()
-    assert all(_is_gone(pid) for pid in names)
+    assert still_running(names) == {}
     assert started.watch.pids == {}, "their children were found and ended as well"
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from scripted_backend_pd import (
-    Prompt,
-    advance_to_pd_stage,
-    pair_kwargs,
-    responses_of,
-    single_device_kwargs_of,
-)
+from scripted_backend_pd import Prompt, advance_to_pd_stage, outputs_of_one_engine, pair_kwargs
 from scripted_chunked import advance_to_decode_step, run_until_all_finished, run_until_finished
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
@@ -29,8 +23,7 @@ pytestmark = [
 @cache
 def _right(prompts=_PROMPTS):
     """What one engine answers that does both."""
-    found = responses_of(prompts, single_device_kwargs_of(_KWARGS))
-    return [list(response.output_ids) for response in found]
+    return outputs_of_one_engine(prompts, _KWARGS)
 
 
 def _all_pending(t, handles):

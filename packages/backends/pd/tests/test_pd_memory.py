@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scripted_backend_pd import (
-    Prompt,
-    advance_to_pd_stage,
-    pair_kwargs,
-    responses_of,
-    single_device_kwargs_of,
-)
+from scripted_backend_pd import Prompt, advance_to_pd_stage, outputs_of_one_engine, pair_kwargs
+from scripted_backend_pd import server_scripts as scripts
 from scripted_chunked import advance_to_decode_step, run_until_all_finished, run_until_finished
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
@@ -25,29 +20,21 @@ pytestmark = [
     pytest.mark.scripted_requires("pd_prefill", "pd_decode"),
     pytest.mark.scripted(**_KWARGS),
 ]
-_CROWD = tuple(Prompt(60 + 9 * i, seed=i, max_new_tokens=40) for i in range(8))
 
 
 def _expected(prompts):
-    found = responses_of(prompts, single_device_kwargs_of(_KWARGS))
-    return [list(response.output_ids) for response in found]
+    return outputs_of_one_engine(prompts, _KWARGS)
 
 
 @pytest.fixture(scope="module")
 def expected():
     """What one engine answers that does both, with memory for all."""
-    return _expected(_CROWD)
+    return _expected(scripts.CROWD)
 
 
 @pytest.mark.scripted(**_SMALL_DECODE)
 def test_a_full_decode_engine_retracts_and_resumes(t, expected):
-    handles = [prompt.start(t) for prompt in _CROWD]
-    retracted = set()
-    while not all(handle.finished for handle in handles):
-        yield
-        retracted |= {h.rid for h in handles if t.transfer.stage(h) is PdStage.RETRACTED}
-    assert len(retracted) >= 2
-    assert [handle.output_ids for handle in handles] == expected
+    handles = yield from scripts.decode_pages_run_out(t, expected)
     prefills = [rid for record in t.batch_log for rid in record.extend_rids]
     assert all(prefills.count(handle.rid) <= 3 for handle in handles), "nothing is computed again"
 
@@ -60,30 +47,15 @@ def test_a_full_decode_engine_retracts_and_resumes(t, expected):
     )
 )
 def test_a_full_decode_engine_with_overlap_retracts_and_resumes(t, expected):
-    handles = [prompt.start(t) for prompt in _CROWD]
-    retracted = set()
-    while not all(handle.finished for handle in handles):
-        yield
-        retracted |= {h.rid for h in handles if t.transfer.stage(h) is PdStage.RETRACTED}
-    assert len(retracted) >= 2
-    assert [handle.output_ids for handle in handles] == expected
+    yield from scripts.decode_pages_run_out(t, expected)
 
 
 def test_exhausted_decode_pages_hold_the_prefill_engine_back(t, expected):
-    t.decode.exhaust_kv(leave_pages=4)
-    yield
-    handles = [prompt.start(t) for prompt in _CROWD]
-    for _ in range(20):
-        yield
-    assert all(t.transfer.stage(handle) is PdStage.QUEUED for handle in handles)
-    assert not t.batch_log
-    t.release_exhausted()
-    yield from run_until_all_finished(handles)
-    assert [handle.output_ids for handle in handles] == expected
+    yield from scripts.exhausted_decode_pages_hold_the_prefill_engine_back(t, expected)
 
 
 def test_pages_taken_from_under_a_running_decode_retract_it(t, expected):
-    handles = [prompt.start(t) for prompt in _CROWD[:3]]
+    handles = [prompt.start(t) for prompt in scripts.CROWD[:3]]
     yield from advance_to_decode_step(handles[2], 4)
     t.decode.exhaust_kv(leave_pages=1)
     seen = set()
@@ -163,6 +135,6 @@ def test_a_prompt_too_long_for_the_decode_engine_is_refused(t):
 def test_lock_refs_and_rows_run_short(t, expected):
     t.exhaust("rows", leave_rows=3)
     yield
-    handles = [prompt.start(t) for prompt in _CROWD]
+    handles = [prompt.start(t) for prompt in scripts.CROWD]
     yield from run_until_all_finished(handles)
     assert [handle.output_ids for handle in handles] == expected

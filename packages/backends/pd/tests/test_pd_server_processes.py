@@ -21,8 +21,8 @@ from scripted_backend_pd import server_scripts as scripts
 from scripted_backend_pd.case import PdTestCase
 from scripted_backend_pd.pair_client import SHORT_PROMPT, PdPair
 from scripted_core import InProcessSession, ScriptedHttpServer
-from scripted_core.errors import ConfigError, EngineDied
-from scripted_core.sessions.processes import proc_state
+from scripted_core.errors import ConfigError
+from scripted_core.sessions.processes import still_running
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=40, stage="pd", runner_config="cpu")
@@ -154,24 +154,12 @@ class SeedsCase(PdTestCase):
 def test_the_death_of_any_process_is_named_at_once_and_leaves_nothing(whom):
     with ScriptedHttpServer.start(backend="reference", **_KWARGS) as server:
         pids = server.pids
-        victim = next(pid for pid, name in pids.items() if name == whom)
-        killed = []
-
-        def kill():
-            os.kill(victim, signal.SIGKILL)
-            killed.append(time.monotonic())
-
-        killer = threading.Timer(0.4, kill)
-        killer.start()
-        with pytest.raises(EngineDied, match=whom):
-            server.execute_script(scripts.spins)
-        seen = time.monotonic()
-        killer.join()
-        assert seen - killed[0] < 1.0
+        said, after_s = scripts.death_of(server, whom)
+        assert whom in said
+        assert after_s < 1.0
         folder = Path(server.log_path).parent
     assert not folder.exists()
-    left = {pid: proc_state(pid) for pid in pids}
-    assert all(state == "gone" or state[0] in "ZX" for state in left.values()), left
+    assert still_running(pids) == {}
 
 
 def test_two_pairs_at_once_do_not_mix_up():
@@ -226,8 +214,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         starter.send_signal(signal.SIGINT)
         starter.wait(timeout=30)
     assert not Path(folder).exists()
-    left = {pid: proc_state(int(pid)) for pid in pids}
-    assert all(state == "gone" or state[0] in "ZX" for state in left.values()), left
+    assert still_running(map(int, pids)) == {}
 
 
 def _free_ports(count):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted_backend_pd import Prompt, pair_kwargs, responses_of, single_device_kwargs_of
+from scripted_backend_pd import Prompt, outputs_of_one_engine, pair_kwargs
 from scripted_backend_pd import server_scripts as scripts
 from scripted_core import ScriptedHttpServer
 from scripted_registry.ci import register_cpu_ci
@@ -19,8 +19,7 @@ _SMALL = pair_kwargs(
 
 
 def _expected(*prompts):
-    found = responses_of(prompts, single_device_kwargs_of(_KWARGS))
-    return [list(response.output_ids) for response in found]
+    return outputs_of_one_engine(prompts, _KWARGS)
 
 
 @pytest.fixture(scope="module")

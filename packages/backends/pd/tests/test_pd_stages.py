@@ -7,9 +7,8 @@ from scripted_backend_pd import (
     STAGES,
     Prompt,
     advance_to_pd_stage,
+    outputs_of_one_engine,
     pair_kwargs,
-    responses_of,
-    single_device_kwargs_of,
 )
 from scripted_chunked import run_until_all_finished, run_until_finished
 from scripted_core import InProcessSession
@@ -40,8 +39,7 @@ _PROMPTS = (Prompt(200, seed=1), Prompt(90, seed=2), Prompt(20, seed=3), Prompt(
 @pytest.fixture(scope="module")
 def expected():
     """What one engine answers that does both, with nothing in the way."""
-    kwargs = single_device_kwargs_of(_CONFIGURATIONS["page1"])
-    return [list(response.output_ids) for response in responses_of(_PROMPTS, kwargs)]
+    return outputs_of_one_engine(_PROMPTS, _CONFIGURATIONS["page1"])
 
 
 def _outputs(handles):

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted_backend_pd import (
-    Prompt,
-    advance_to_pd_stage,
-    pair_kwargs,
-    responses_of,
-    single_device_kwargs_of,
-)
+from scripted_backend_pd import Prompt, advance_to_pd_stage, outputs_of_one_engine, pair_kwargs
 from scripted_chunked import run_until_all_finished, run_until_finished
 from scripted_core.errors import ConfigError
 from scripted_core.views import PdStage, Side
@@ -29,8 +23,7 @@ _OTHERS = (Prompt(90, seed=2), Prompt(130, seed=3))
 @pytest.fixture(scope="module")
 def expected():
     """What one engine answers that does both."""
-    found = responses_of((_LONG, *_OTHERS), single_device_kwargs_of(_KWARGS))
-    return [list(response.output_ids) for response in found]
+    return outputs_of_one_engine((_LONG, *_OTHERS), _KWARGS)
 
 
 def _all_chunks_pending(t, r):

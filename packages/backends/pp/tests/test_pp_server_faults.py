@@ -18,7 +18,7 @@ from scripted_core.errors import (
 )
 from scripted_core.sessions.base import make_config, parse_backend
 from scripted_core.sessions.http_server import ScriptedHttpServer
-from scripted_core.sessions.processes import group_members, proc_state
+from scripted_core.sessions.processes import group_members, still_running
 from scripted_registry import EngineMode
 from scripted_registry.ci import register_cpu_ci
 
@@ -55,7 +55,7 @@ def server(request):
     everybody = group_members(started.main_pid)
     yield started
     started.shutdown()
-    assert _running(everybody) == []
+    assert still_running(everybody) == {}
 
 
 def _signals(t, pid, number, board):
@@ -65,11 +65,6 @@ def _signals(t, pid, number, board):
     os.kill(pid, number)
     while True:
         yield
-
-
-def _running(pids):
-    states = {pid: proc_state(pid) for pid in pids}
-    return [pid for pid, state in states.items() if state != "gone" and state[0] not in "ZX"]
 
 
 def _pids(server):
@@ -93,7 +88,7 @@ def test_the_end_of_any_process_is_noticed_and_named(server, role, tmp_path):
     begun = time.monotonic()
     server.shutdown()
     assert time.monotonic() - begun < 5 * _NOTICED_WITHIN_S
-    assert _running(everybody) == []
+    assert still_running(everybody) == {}
 
 
 def test_a_stage_that_hangs_is_a_stall_that_says_so(server, tmp_path):
@@ -108,4 +103,4 @@ def test_a_stage_that_hangs_is_a_stall_that_says_so(server, tmp_path):
     with pytest.raises(EngineDirty, match="ScriptStalled"):
         server.execute_script(_signals, args=(stopped, int(signal.SIGSTOP), tmp_path / "again"))
     server.shutdown()
-    assert _running(everybody) == []
+    assert still_running(everybody) == {}

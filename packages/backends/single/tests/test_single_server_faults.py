@@ -26,7 +26,7 @@ from scripted_core.sessions.base import (
     start_session,
 )
 from scripted_core.sessions.http_server import ScriptedHttpServer
-from scripted_core.sessions.processes import group_members, proc_state
+from scripted_core.sessions.processes import group_members, still_running
 from scripted_registry import EngineMode
 from scripted_registry.ci import register_cpu_ci
 
@@ -61,7 +61,7 @@ def server(server_config):
     yield started
     everybody = group_members(started.main_pid)
     started.shutdown()
-    assert _running(everybody) == {}
+    assert still_running(everybody) == {}
 
 
 def _script_that_signals(t, pid, number):
@@ -85,11 +85,6 @@ def spin_without_a_yield():
         time.sleep(0.01)
 
 
-def _running(pids):
-    states = {pid: proc_state(pid) for pid in pids}
-    return {pid: state for pid, state in states.items() if state != "gone" and state[0] not in "ZX"}
-
-
 @pytest.mark.parametrize("role", _ROLES)
 def test_the_death_of_an_engine_process_is_noticed_and_named(server, role):
     pids = {name: pid for pid, name in server.pids.items()}
@@ -109,7 +104,7 @@ def test_the_death_of_an_engine_process_is_noticed_and_named(server, role):
     begun = time.monotonic()
     server.shutdown()
     assert time.monotonic() - begun < _NOTICED_WITHIN_S
-    assert _running(everybody) == {}
+    assert still_running(everybody) == {}
 
 
 def test_a_server_script_that_never_yields_is_stopped_with_its_stacks(server):
@@ -196,7 +191,7 @@ def test_a_broken_event_loop_is_reported_and_ctrl_c_leaves_nothing(server_config
     finally:
         run.kill()
     assert everybody, output
-    assert _running(everybody) == {}
+    assert still_running(everybody) == {}
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "KeyboardInterrupt" in output
     assert ended_s < 4 * _NOTICED_WITHIN_S

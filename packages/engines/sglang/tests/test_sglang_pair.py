@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 
 import pytest
-from scripted_backend_pd import Prompt, pair_kwargs, responses_of, single_device_kwargs_of
+from scripted_backend_pd import Prompt, outputs_of_one_engine, pair_kwargs
 from scripted_backend_pd import server_scripts as scripts
 from scripted_backend_pd.pair_client import PdPair
 from scripted_chunked import advance_to_decode_step, run_until_all_finished, run_until_finished
 from scripted_core import ScriptedHttpServer
 from scripted_core.errors import EngineDied
-from scripted_core.sessions.processes import proc_state
+from scripted_core.sessions.processes import still_running
 from scripted_core.views import PdStage
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
@@ -41,8 +37,7 @@ pytestmark = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
 
 
 def _expected(*prompts):
-    found = responses_of(prompts, single_device_kwargs_of(_KWARGS))
-    return [list(response.output_ids) for response in found]
+    return outputs_of_one_engine(prompts, _KWARGS)
 
 
 @pytest.fixture(scope="module")
@@ -240,25 +235,13 @@ def test_a_pair_answers_without_an_accelerator():
 
 def _dies(server, whom):
     pids = server.pids
-    victim = next(pid for pid, name in pids.items() if name == whom)
-    killed = []
-
-    def kill():
-        os.kill(victim, signal.SIGKILL)
-        killed.append(time.monotonic())
-
-    killer = threading.Timer(0.4, kill)
-    killer.start()
-    with pytest.raises(EngineDied, match=whom):
-        server.execute_script(scripts.spins)
-    seen = time.monotonic()
-    killer.join()
-    assert seen - killed[0] < 1.0
+    said, after_s = scripts.death_of(server, whom)
+    assert whom in said
+    assert after_s < 1.0
     folder = Path(server.log_path).parent
     server.shutdown()
     assert not folder.exists()
-    left = {pid: proc_state(pid) for pid in pids}
-    assert all(state == "gone" or state[0] in "ZX" for state in left.values()), left
+    assert still_running(pids) == {}
 
 
 # The last tests of each pair, so that no death costs a start of its own.

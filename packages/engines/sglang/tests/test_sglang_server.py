@@ -16,7 +16,7 @@ from scripted_core.errors import ConfigError, EngineStartError, HandshakeError
 from scripted_core.sessions.base import make_config
 from scripted_core.sessions.http_server import ScriptedHttpServer
 from scripted_core.sessions.launch import ServerLaunch
-from scripted_core.sessions.processes import group_members, proc_state
+from scripted_core.sessions.processes import group_members, still_running
 from scripted_core.wire.address import ENV_WIRE
 from scripted_registry import EngineConfig, get_plugin_manager, hookimpl
 from scripted_registry.ci import register_cpu_ci
@@ -112,8 +112,7 @@ def server() -> Iterator[ScriptedHttpServer]:
     begun = time.monotonic()
     started.shutdown()
     assert time.monotonic() - begun < 5
-    states = {pid: proc_state(pid) for pid in everybody}
-    assert {pid: s for pid, s in states.items() if s != "gone" and s[0] not in "ZX"} == {}
+    assert still_running(everybody) == {}
     assert not any(path.exists() for path in published)
     assert not folder.exists()
 

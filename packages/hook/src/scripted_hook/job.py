@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from scripted_core.errors import LeakDetected, PluginError
-from scripted_core.ports import JobOutcome
-from scripted_core.trace import StepListener
+from scripted_core.ports import JobOutcome, SchedulerHookPort
+from scripted_core.trace import NOTHING_CHECKED, ChecksDone, StepListener, StepTrace
 
 _HOOK_MODULES = ("scripted_hook.", "scripted_core.sessions.")
 
@@ -39,6 +39,24 @@ class Job:
                 "a script has at least one yield"
             )
         return started
+
+    def outcome(
+        self,
+        error: BaseException | None,
+        *,
+        hook: SchedulerHookPort,
+        trace: tuple[StepTrace, ...],
+        checks: ChecksDone,
+    ) -> JobOutcome:
+        """How the run has ended in ``hook``, before it lets go of the engine."""
+        return JobOutcome(
+            error=error,
+            traceback_text="" if error is None else script_traceback(error),
+            last_state="" if error is None else hook.describe_state(),
+            steps=hook.step_index,
+            trace=trace,
+            checks=checks if self.check_invariants else NOTHING_CHECKED,
+        )
 
 
 class Servant(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from scripted_core.ranks import RanksAlike, RanksInOneProcess, RankView, view_of
-from scripted_registry import Violation
+from scripted_registry import ScriptedError, Violation
 
 from scripted_hook.adapter import BatchFacts, EngineAdapter
 from scripted_hook.ranks import RankNotice
@@ -38,8 +38,8 @@ class Rank(Protocol):
         """An iteration of a job is about to run here: what other engines have run of it before."""
         ...
 
-    def raise_failure(self) -> None:
-        """Raise what an operation on memory failed with there, if one did."""
+    def take_failure(self) -> ScriptedError | None:
+        """What an operation on memory failed with there, if one did."""
         ...
 
     def saw_batch(self, batch: Any) -> None:
@@ -67,12 +67,48 @@ class Rank(Protocol):
         ...
 
 
-class LoneRank:
-    """The only process that schedules; what ranks there are, its adapter has in it."""
+class QuietRank:
+    """Nobody else is there and nobody asks: what a rank does by default, each part by itself."""
 
     lag = 0
     others = 0
     is_held = False
+
+    def begin(self, *, run: int, check_invariants: bool) -> None:
+        """Nobody has to know."""
+
+    def end(self, *, run: int) -> None:
+        """Nobody has to know."""
+
+    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
+        """Nobody runs a part of it before."""
+        return ()
+
+    def take_failure(self) -> ScriptedError | None:
+        """Nothing fails elsewhere, or it is told of another way."""
+        return None
+
+    def saw_batch(self, batch: Any) -> None:
+        """Nobody wants to know."""
+
+    def pollables(self) -> tuple[Any, ...]:
+        """What it is told comes with the engine's own messages, if at all."""
+        return ()
+
+    def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
+        """No other rank is looked at."""
+        return ()
+
+    def notice(self, notice: RankNotice) -> None:
+        """Nobody tells, or it has told itself."""
+
+    def keeps_failure(self, error: Exception, *, step: int) -> bool:
+        """The script gets to know at once."""
+        return False
+
+
+class LoneRank(QuietRank):
+    """The only process that schedules; what ranks there are, its adapter has in it."""
 
     def __init__(self, adapter: EngineAdapter) -> None:
         self._adapter = adapter
@@ -81,26 +117,6 @@ class LoneRank:
     def follow(self) -> bool:
         """It runs the scripts."""
         return False
-
-    def begin(self, *, run: int, check_invariants: bool) -> None:
-        """Nobody else is there."""
-
-    def end(self, *, run: int) -> None:
-        """Nobody else is there."""
-
-    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
-        """Nobody else is there."""
-        return ()
-
-    def raise_failure(self) -> None:
-        """Nobody else is there."""
-
-    def saw_batch(self, batch: Any) -> None:
-        """Nobody wants to know."""
-
-    def pollables(self) -> tuple[Any, ...]:
-        """Nobody tells."""
-        return ()
 
     def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
         """The adapter's audit is of all there is; what it says of ranks that are not alike is added."""
@@ -118,10 +134,3 @@ class LoneRank:
         if isinstance(self._adapter, RanksInOneProcess):
             return self._adapter.rank_views(step)
         return (view_of(self._adapter, rank="", step=step),)
-
-    def notice(self, notice: RankNotice) -> None:
-        """Nobody tells."""
-
-    def keeps_failure(self, error: Exception, *, step: int) -> bool:
-        """The script gets to know at once."""
-        return False

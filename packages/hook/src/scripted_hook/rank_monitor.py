@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import zmq
@@ -15,8 +15,9 @@ from scripted_core.wire.address import SessionAddress
 from scripted_core.wire.messages import decode
 from scripted_registry import Violation
 
-from scripted_hook.adapter import BatchFacts, EngineAdapter
-from scripted_hook.ranks import RankedAdapter, RankNotice, ScriptBegins, ScriptEnds
+from scripted_hook.adapter import EngineAdapter
+from scripted_hook.rank import QuietRank
+from scripted_hook.ranks import RankedAdapter, ScriptBegins, ScriptEnds
 
 _log = get_logger("scripted.hook")
 
@@ -29,7 +30,7 @@ class ReportReceiver(Protocol):
         ...
 
 
-class DrivingRank:
+class DrivingRank(QuietRank):
     """Waits after each iteration of a script for the report of every other rank.
 
     A later pipeline stage ends an iteration only when the stage before it is one further, so the
@@ -37,8 +38,6 @@ class DrivingRank:
     at, so that a script sees the same in every run. There is no deadline of its own: a rank that ends
     or hangs is noticed by the session, as the driver's own end or hang is.
     """
-
-    is_held = False
 
     def __init__(
         self,
@@ -75,23 +74,6 @@ class DrivingRank:
     def end(self, *, run: int) -> None:
         """The script is over."""
         self._ranks.tell_ranks(ScriptEnds(run))
-
-    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
-        """The ranks begin by themselves: the engine's own messages tell them."""
-        return ()
-
-    def raise_failure(self) -> None:
-        """What fails on a rank comes with its report."""
-
-    def saw_batch(self, batch: Any) -> None:
-        """Nobody wants to know."""
-
-    def pollables(self) -> tuple[Any, ...]:
-        """What it is told comes with the engine's own messages."""
-        return ()
-
-    def notice(self, notice: RankNotice) -> None:
-        """It has sent the notice itself."""
 
     def keeps_failure(self, error: Exception, *, step: int) -> bool:
         """The script gets to know at once; that other ranks fail at it too is then no difference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import zmq
 from scripted_core.ranks import RankReport, RankView, view_of
@@ -12,8 +12,9 @@ from scripted_core.wire.address import SessionAddress
 from scripted_core.wire.messages import encode
 from scripted_registry import PluginManager, Violation, get_plugin_manager
 
-from scripted_hook.adapter import BatchFacts, EngineAdapter
+from scripted_hook.adapter import EngineAdapter
 from scripted_hook.invariants import check_audit
+from scripted_hook.rank import QuietRank
 from scripted_hook.ranks import RankNotice, ScriptBegins
 
 
@@ -25,12 +26,8 @@ class ReportSender(Protocol):
         ...
 
 
-class FollowingRank:
+class FollowingRank(QuietRank):
     """What the hook of such a rank does at each iteration boundary; nothing between scripts."""
-
-    lag = 0
-    others = 0
-    is_held = False
 
     def __init__(
         self,
@@ -61,30 +58,6 @@ class FollowingRank:
             return False
         self._errors.append(f"{type(error).__name__}: {error}")
         return True
-
-    def begin(self, *, run: int, check_invariants: bool) -> None:
-        """Scripts begin on the driver rank."""
-
-    def end(self, *, run: int) -> None:
-        """Scripts end on the driver rank."""
-
-    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
-        """It begins nothing."""
-        return ()
-
-    def raise_failure(self) -> None:
-        """What fails on a rank comes with its report."""
-
-    def saw_batch(self, batch: Any) -> None:
-        """Nobody wants to know."""
-
-    def pollables(self) -> tuple[Any, ...]:
-        """What it is told comes with the engine's own messages."""
-        return ()
-
-    def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
-        """It looks at no other rank."""
-        return ()
 
     def views(self, step: int) -> Sequence[RankView]:
         """Itself."""

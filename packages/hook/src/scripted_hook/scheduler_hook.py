@@ -11,28 +11,19 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from scripted_core.context import ScriptedContext
-from scripted_core.ops import (
-    Continue,
-    ControlOp,
-    ControlReceipt,
-    MemoryOp,
-    OnSide,
-    PairOp,
-    ReleaseHeld,
-    Transfer,
-)
+from scripted_core.ops import Continue, ControlOp, ControlReceipt, MemoryOp, PairOp, ReleaseHeld
 from scripted_core.pd_ports import PdPort
 from scripted_core.ports import JobOutcome, port_of
 from scripted_core.ranks import RankView
 from scripted_core.requests import ClientStream, ReqSpec
-from scripted_core.trace import NOTHING_CHECKED, StepListener
+from scripted_core.trace import StepListener
 from scripted_core.views import FinishReason, ScriptedBatchRecord
-from scripted_registry import ScriptedError, get_plugin_manager
+from scripted_registry import get_plugin_manager
 
 from scripted_hook.adapter import BatchFacts, EngineAdapter
 from scripted_hook.books import Books
 from scripted_hook.checks import InvariantChecks
-from scripted_hook.job import Job, Servant, script_traceback, throw_into
+from scripted_hook.job import Job, Servant, throw_into
 from scripted_hook.ledger import Ledger
 from scripted_hook.memory_ops import MemoryOperations
 from scripted_hook.phase import Phase
@@ -165,7 +156,7 @@ class ScriptedSchedulerHook:
     ) -> ControlReceipt:
         """Log an operation and post it to the engine."""
         self._books.posted(op, step=self._step)
-        if isinstance(op, (OnSide, Transfer)):
+        if isinstance(op, PairOp):
             assert isinstance(self.adapter, PdPort), f"{op} is for a prefill/decode pair"
             return self.adapter.control_pair(op)
         if via_http:
@@ -273,12 +264,9 @@ class ScriptedSchedulerHook:
         check = job.check_invariants and self._phase is Phase.SCRIPT
         for facts in self._rank.before_iteration(check_invariants=check):
             self._record(facts)
-        try:
-            self._rank.raise_failure()
-        except ScriptedError as error:
-            if self._phase is not Phase.SCRIPT:
-                raise
-            self._pending_error = error
+        failure = self._rank.take_failure()
+        if failure is not None:
+            self._memory_op_failed(failure)
 
     def _advance(self, job: Job) -> None:
         assert self._generator is not None
@@ -369,22 +357,19 @@ class ScriptedSchedulerHook:
         try:
             self.memory.apply(op)
         except Exception as error:
-            if self._rank.keeps_failure(error, step=self._step + 1):
-                return
-            if self._phase is not Phase.SCRIPT:
-                raise
-            self._pending_error = error
+            if not self._rank.keeps_failure(error, step=self._step + 1):
+                self._memory_op_failed(error)
+
+    def _memory_op_failed(self, error: Exception) -> None:
+        if self._phase is not Phase.SCRIPT:
+            raise error
+        self._pending_error = error
 
     # -- end -----------------------------------------------------------------------------------
 
     def _finish(self, job: Job, error: BaseException | None) -> None:
-        self._outcome = JobOutcome(
-            error=error,
-            traceback_text="" if error is None else script_traceback(error),
-            last_state="" if error is None else self.describe_state(),
-            steps=self._step,
-            trace=self._books.trace,
-            checks=self._checks.done if job.check_invariants else NOTHING_CHECKED,
+        self._outcome = job.outcome(
+            error, hook=self, trace=self._books.trace, checks=self._checks.done
         )
         if error is not None:
             self._close_script()
@@ -410,13 +395,4 @@ class ScriptedSchedulerHook:
 
     def describe_state(self) -> str:
         """The last state in a few lines."""
-        records = self._books.batches.records
-        return "\n".join(
-            state_lines(
-                self.adapter,
-                step=self._step,
-                phase=self._phase.value,
-                last_batch=records[-1] if records else None,
-                ends=self._books.ledger.finishes,
-            )
-        )
+        return "\n".join(state_lines(self.adapter, self._books, step=self._step, phase=self._phase))

@@ -13,7 +13,13 @@ from scripted_backend_pd._version import __version__
 if TYPE_CHECKING:
     from scripted_backend_pd.arguments import CHUNK_TOKENS, pair_kwargs
     from scripted_backend_pd.pair_client import PdPair, post_parallel_generate
-    from scripted_backend_pd.parity import Prompt, Response, responses_of, single_device_kwargs_of
+    from scripted_backend_pd.parity import (
+        Prompt,
+        Response,
+        outputs_of_one_engine,
+        responses_of,
+        single_device_kwargs_of,
+    )
     from scripted_backend_pd.stages import STAGES, advance_to_pd_stage
 
 _HOMES: Final = {
@@ -23,6 +29,7 @@ _HOMES: Final = {
     "Response": "parity",
     "STAGES": "stages",
     "advance_to_pd_stage": "stages",
+    "outputs_of_one_engine": "parity",
     "pair_kwargs": "arguments",
     "post_parallel_generate": "pair_client",
     "responses_of": "parity",
@@ -37,6 +44,7 @@ __all__ = [
     "Response",
     "__version__",
     "advance_to_pd_stage",
+    "outputs_of_one_engine",
     "pair_kwargs",
     "post_parallel_generate",
     "responses_of",

@@ -60,6 +60,12 @@ def single_device_kwargs_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in _ONLY_OF_A_PAIR}
 
 
+def outputs_of_one_engine(prompts: Sequence[Prompt], kwargs: Mapping[str, Any]) -> list[list[int]]:
+    """What one engine answers that does what the pair of ``kwargs`` does: token ids of each prompt."""
+    found = responses_of(prompts, single_device_kwargs_of(kwargs))
+    return [list(response.output_ids) for response in found]
+
+
 def responses_of(
     prompts: Sequence[Prompt], kwargs: Mapping[str, Any], *, warm: bool = False, **params: Any
 ) -> list[Response]:

@@ -1,12 +1,17 @@
-"""Scripts of the tests of pairs of servers: they run in the decode server's scheduler."""
+"""Scripts of the tests of pairs: of servers they run in the decode server's scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
 from typing import Literal
 
 from scripted_chunked import advance_to_decode_step, run_until_all_finished, run_until_finished
-from scripted_core import ScriptedContext, ScriptedReqHandle
+from scripted_core import ScriptedContext, ScriptedHttpServer, ScriptedReqHandle
+from scripted_core.errors import EngineDied
 from scripted_core.views import FinishKind, FinishReason, PdStage
 
 from scripted_backend_pd.parity import Prompt
@@ -157,10 +162,10 @@ def a_lost_chunk_fails_its_request(t: ScriptedContext) -> Iterator[None]:
     assert "64 of 200 positions did not arrive" in _end_of(r).message
 
 
-def pages_are_exhausted_on_either_side(
+def exhausted_decode_pages_hold_the_prefill_engine_back(
     t: ScriptedContext, expected: list[list[int]]
 ) -> Iterator[None]:
-    """Held pages of one pool, then of the other, and no violation of it."""
+    """Nothing is prefilled that the decode engine has no pages for; all is answered afterwards."""
     t.decode.exhaust_kv(leave_pages=4)
     yield
     handles = [prompt.start(t) for prompt in CROWD]
@@ -172,6 +177,12 @@ def pages_are_exhausted_on_either_side(
     yield from run_until_all_finished(handles)
     assert [handle.output_ids for handle in handles] == expected
 
+
+def pages_are_exhausted_on_either_side(
+    t: ScriptedContext, expected: list[list[int]]
+) -> Iterator[None]:
+    """Held pages of one pool, then of the other, and no violation of it."""
+    yield from exhausted_decode_pages_hold_the_prefill_engine_back(t, expected)
     first = Prompt(256, seed=11).start(t)
     yield from advance_to_pd_stage(t, first, PdStage.PREFILLING)
     t.prefill.exhaust_kv(leave_pages=2, evictable="evict")
@@ -183,8 +194,10 @@ def pages_are_exhausted_on_either_side(
     yield from run_until_finished(first)
 
 
-def decode_pages_run_out(t: ScriptedContext, expected: list[list[int]]) -> Iterator[None]:
-    """Memory pressure in the decode server: requests give way, and nothing is lost."""
+def decode_pages_run_out(
+    t: ScriptedContext, expected: list[list[int]]
+) -> Generator[None, None, list[ScriptedReqHandle]]:
+    """Memory pressure in the decode engine: requests give way, and nothing is lost; the requests."""
     handles = [prompt.start(t) for prompt in CROWD]
     retracted = set()
     while not all(handle.finished for handle in handles):
@@ -192,6 +205,7 @@ def decode_pages_run_out(t: ScriptedContext, expected: list[list[int]]) -> Itera
         retracted |= {h.rid for h in handles if t.transfer.stage(h) is PdStage.RETRACTED}
     assert len(retracted) >= 2
     assert [handle.output_ids for handle in handles] == expected
+    return handles
 
 
 def oversize_prompts_are_refused(t: ScriptedContext, expected: list[list[int]]) -> Iterator[None]:
@@ -218,3 +232,26 @@ def spins(t: ScriptedContext) -> Iterator[None]:
 def _end_of(handle: ScriptedReqHandle) -> FinishReason:
     assert handle.finish_reason is not None, f"{handle.rid} has ended"
     return handle.finish_reason
+
+
+def death_of(server: ScriptedHttpServer, whom: str) -> tuple[str, float]:
+    """Kill one process of a pair under a script: what the session says, and how many seconds later.
+
+    Raises ``AssertionError`` when it says nothing.
+    """
+    victim = next(pid for pid, name in server.pids.items() if name == whom)
+    killed: list[float] = []
+
+    def kill() -> None:
+        os.kill(victim, signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    killer = threading.Timer(0.4, kill)
+    killer.start()
+    try:
+        server.execute_script(spins)
+    except EngineDied as death:
+        seen = time.monotonic()
+        killer.join()
+        return str(death), seen - killed[0]
+    raise AssertionError(f"the script ended although {whom} was killed")

@@ -103,11 +103,9 @@ class Conversation:
         raise self._died(ended)
 
     def _cause(self, report: OutOfBandError) -> str:
-        """What a rank reports, behind the end of another one if there is one.
+        """What a rank reports, behind what has ended by now.
 
         A rank whose neighbour was killed breaks at once, and reports a lost connection.
         """
-        ended = self._engine.ended() or ""
-        # How many processes are named there besides the one that reports.
-        others = ended.count("(pid ") - ended.count(f"(pid {report.pid})")
-        return f"{ended}\n\n{report.text}" if others > 0 else report.text
+        ended = self._engine.ended()
+        return report.text if ended is None else f"{ended}\n\n{report.text}"

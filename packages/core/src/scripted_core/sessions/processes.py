@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,12 @@ def cleans_up(pid: int) -> bool:
         return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def still_running(pids: Iterable[int]) -> dict[int, str]:
+    """Those of ``pids`` that have not ended, with their states; a zombie has."""
+    states = {pid: proc_state(pid) for pid in pids}
+    return {pid: state for pid, state in states.items() if state != "gone" and state[0] not in "ZX"}
 
 
 def proc_state(pid: int) -> str:

@@ -16,14 +16,8 @@ from typing import Any
 
 import pytest
 from scripted_core.sessions import ScriptedHttpServer
-from scripted_core.sessions.processes import descendants, proc_state
+from scripted_core.sessions.processes import descendants, still_running
 from scripted_core.wire.keys import make_keys
-
-
-def running(pids: Any) -> dict[int, str]:
-    """Those of the processes that are there and no zombies, with their states."""
-    states = {pid: proc_state(pid) for pid in pids}
-    return {pid: state for pid, state in states.items() if state != "gone" and state[0] not in "ZX"}
 
 
 class RunningServer:
@@ -116,7 +110,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     yield started
     pids = started.pids.values()
     assert started.end() == (0, "")
-    assert running(pids) == {}
+    assert still_running(pids) == {}
     assert list(folder.iterdir()) == []
 
 

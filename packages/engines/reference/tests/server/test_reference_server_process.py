@@ -13,7 +13,7 @@ import urllib.request
 from urllib.error import HTTPError, URLError
 
 import pytest
-from scripted_core.sessions.processes import descendants, proc_state
+from scripted_core.sessions.processes import descendants, still_running
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=35, stage="reference", runner_config="cpu")
@@ -22,7 +22,7 @@ _QUICK_S = 2.0
 
 
 def _gone(pids):
-    return all(proc_state(pid)[0] in "ZXg" for pid in pids)
+    return not still_running(pids)
 
 
 def _await(condition, *, timeout_s=5.0):

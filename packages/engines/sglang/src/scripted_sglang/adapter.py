@@ -326,15 +326,7 @@ class SglangAdapter:
 
     def describe_batch(self, batch: Any) -> BatchFacts:
         """A batch in neutral words."""
-        mode = _compat.forward_mode_of(batch)
-        rids = tuple([req.rid for req in batch.reqs])
-        if not batch.forward_mode.is_extend():
-            return BatchFacts(mode, rids, ())
-        decoding = _compat.decoding_rids(batch)
-        chunked = self.scheduler.chunked_req
-        extend = tuple([rid for rid in rids if rid not in decoding])
-        partial = () if chunked is None or chunked.rid not in extend else (chunked.rid,)
-        return BatchFacts(mode, rids, extend, partial)
+        return self.state.describe_batch(batch)
 
     def audit(self) -> Audit:
         """Who owns each page, row and lock."""

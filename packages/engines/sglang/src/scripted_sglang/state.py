@@ -20,6 +20,7 @@ from scripted_core.views import (
     RowAudit,
     Side,
 )
+from scripted_hook.adapter import BatchFacts
 
 from scripted_sglang import _compat
 from scripted_sglang._compat import IntArray
@@ -173,6 +174,18 @@ class SchedulerState:
             if stage in (PdStage.TRANSFERRING, PdStage.TRANSFERRED):
                 found.setdefault(req.rid, sending)
         return found
+
+    def describe_batch(self, batch: Any) -> BatchFacts:
+        """A batch in neutral words."""
+        mode = _compat.forward_mode_of(batch)
+        rids = tuple([req.rid for req in batch.reqs])
+        if not batch.forward_mode.is_extend():
+            return BatchFacts(mode, rids, ())
+        decoding = _compat.decoding_rids(batch)
+        chunked = self._scheduler.chunked_req
+        extend = tuple([rid for rid in rids if rid not in decoding])
+        partial = () if chunked is None or chunked.rid not in extend else (chunked.rid,)
+        return BatchFacts(mode, rids, extend, partial)
 
     def audit(self) -> Audit:
         """Who owns each page of each pool, each row and lock."""

@@ -12,7 +12,7 @@ import zmq
 from scripted_core.errors import ReplyTimeout, error_from_code
 from scripted_core.ops import ControlOp, ControlReceipt, Exhaust
 from scripted_core.wire.address import SessionAddress
-from scripted_registry import Violation
+from scripted_registry import ScriptedError, Violation
 
 from scripted_hook.adapter import BatchFacts
 from scripted_hook.pair import messages
@@ -143,13 +143,14 @@ class Partner:
         self._send(messages.Iterate(ops, check_invariants, self.sent()))
         return self._report()
 
-    def raise_failure(self) -> None:
-        """Raise what an operation on memory failed with there, if one did in that iteration."""
+    def take_failure(self) -> ScriptedError | None:
+        """What an operation on memory failed with there, if one did in that iteration."""
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise error_from_code(
-                failure.code, f"in the prefill engine: {failure.message}", hint=failure.hint
-            )
+        if failure is None:
+            return None
+        return error_from_code(
+            failure.code, f"in the prefill engine: {failure.message}", hint=failure.hint
+        )
 
     def take_violations(self, *, step: int) -> list[Violation]:
         """What its own audit has found after the iteration that belongs to ``step`` here."""

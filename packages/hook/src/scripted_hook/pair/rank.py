@@ -20,8 +20,7 @@ from scripted_hook.pair import messages
 from scripted_hook.pair.partner import Partner
 from scripted_hook.pair.ports import CountsMessages, FollowsPair
 from scripted_hook.pair.views import SideView, figures_of
-from scripted_hook.rank import LoneRank
-from scripted_hook.ranks import RankNotice
+from scripted_hook.rank import LoneRank, QuietRank
 
 _log = get_logger("scripted.hook")
 
@@ -45,16 +44,13 @@ class PairLead(LoneRank):
         """What the prefill engine has found in itself."""
         return self._partner.take_violations(step=step)
 
-    def raise_failure(self) -> None:
+    def take_failure(self) -> ScriptedError | None:
         """An operation on memory that could not be applied there is the script's to know of."""
-        self._partner.raise_failure()
+        return self._partner.take_failure()
 
 
-class PairFollower:
+class PairFollower(QuietRank):
     """The prefill scheduler: held while a script runs, it iterates when it is told to."""
-
-    lag = 0
-    others = 0
 
     def __init__(
         self,
@@ -110,29 +106,9 @@ class PairFollower:
             self._failure = messages.Failure("engine-error", text, None)
         return True
 
-    def begin(self, *, run: int, check_invariants: bool) -> None:
-        """Scripts begin in the decode scheduler."""
-
-    def end(self, *, run: int) -> None:
-        """Scripts end in the decode scheduler."""
-
-    def before_iteration(self, *, check_invariants: bool) -> Sequence[BatchFacts]:
-        """It begins nothing."""
-        return ()
-
-    def raise_failure(self) -> None:
-        """It reports what fails."""
-
-    def after_iteration(self, step: int, *, compare: bool) -> Sequence[Violation]:
-        """It reports what it finds."""
-        return ()
-
     def views(self, step: int) -> Sequence[RankView]:
         """Itself."""
         return (view_of(self._adapter, rank="", step=step),)
-
-    def notice(self, notice: RankNotice) -> None:
-        """Nothing comes with the engine's own messages."""
 
     def close(self) -> None:
         """Close the socket; nothing that is unsent is waited for."""

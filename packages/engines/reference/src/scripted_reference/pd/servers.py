@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class DecodeServerScheduler(DecodeScheduler):
         self.link.open(req.rid, prompt_len=len(req.origin_input_ids), bootstrap=req.bootstrap)
 
 
-class PdServerEngine(Engine):
+class PdServerEngine(Engine, ABC):
     """What both have in common: receive, iterate, and let the other know what has ended.
 
     Attributes:
@@ -70,9 +71,9 @@ class PdServerEngine(Engine):
         return super().is_fully_idle() and not any(True for _ in self.rooms)
 
     @property
+    @abstractmethod
     def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
         """Where the other server is heard of."""
-        raise NotImplementedError
 
     @property
     def waits_for_partner(self) -> bool:
