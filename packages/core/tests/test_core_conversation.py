@@ -34,7 +34,7 @@ class _Engine:
     ("ended", "first"),
     [
         (None, "rank scheduler pp0 (pid 7) broke"),
-        ("scheduler pp0 (pid 7) exited with 1", "rank scheduler pp0 (pid 7) broke"),
+        ("scheduler pp0 (pid 7) exited with 1", "scheduler pp0 (pid 7) exited with 1"),
         ("scheduler pp1 (pid 8) was killed", "scheduler pp1 (pid 8) was killed"),
         (
             "scheduler pp0 (pid 7) exited with 1, scheduler pp1 (pid 8) was killed",
@@ -42,7 +42,7 @@ class _Engine:
         ),
     ],
 )
-def test_a_rank_that_was_killed_is_named_before_one_that_lost_its_connection(ended, first):
+def test_what_has_ended_is_named_before_what_a_rank_reports(ended, first):
     conversation = Conversation(_Engine(ended), stall_timeout_s=1, died=EngineDied)
     with pytest.raises(EngineDied) as caught:
         conversation.next_message(0)
