@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_core.wire.address import ENV_ENGINE, ENV_LISTEN, ENV_TOKEN, ENV_WIRE
+from scripted_core.wire.address import ENV_ENGINE, ENV_LISTEN, ENV_MEMBER, ENV_TOKEN, ENV_WIRE
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
-from scripted_sglang._compat.needs import HOOKS
+from scripted_sglang._compat.needs import HOOKS, PAIR_HOOKS
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.probes import find_place
 
@@ -118,16 +118,21 @@ def test_in_a_session_a_process_without_a_scheduler_is_announced_and_not_hooked(
 
 
 @_NEEDS_SGLANG
+@pytest.mark.parametrize("member", [None, "decode"])
 def test_in_a_session_the_scheduler_is_hooked_although_others_are_allowed_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    member: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SGLANG_PLUGINS", "somebody-elses")
+    monkeypatch.delenv(ENV_MEMBER, raising=False)
     env = launch.server_env(cpu=True) | _session(tmp_path)
+    if member is not None:
+        env[ENV_MEMBER] = member
     hooks, *_ = _answer(_LOAD, env, is_scheduler=True, in_session=True)
     package = source_folder()
     assert package is not None
-    places = [find_place(package, need) for need in HOOKS]
+    needed = [need for need in HOOKS if member is not None or need not in PAIR_HOOKS]
+    places = [find_place(package, need) for need in needed]
     assert hooks == sorted({place.dotted for place in places if place is not None})
     assert "sglang.srt.managers.scheduler.Scheduler.run_event_loop" in hooks
     (announced,) = tmp_path.iterdir()
-    assert announced.read_text() == "scheduler"
+    assert announced.read_text() == ("scheduler" if member is None else f"{member} scheduler")

@@ -278,7 +278,6 @@ def register(address: SessionAddress) -> None:
         (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
         (needs.WINDOW_DECODE, torch_native.read_windows, HookType.AROUND),
         (needs.LORA_MANAGER, pinned_memory.do_without_pinned_memory, HookType.BEFORE),
-        # What they are in is slow to import, and nothing to any other server.
         *(pair if member_from_env(os.environ) else ()),
     ):
         place = find_place(package, need)

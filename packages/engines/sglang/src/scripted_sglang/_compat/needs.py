@@ -209,6 +209,19 @@ KV_RECOMPUTE: Final = _for_a_pair(
     "wait until a retracted request is with the prefill server again",
 )
 
+# Only in a server of a pair: what they are in is slow to import, and nothing to any other.
+PAIR_HOOKS: Final = (
+    MOONCAKE_MANAGER,
+    KV_SEND,
+    KV_BOOTSTRAP_MESSAGE,
+    KV_ABORT_NOTIFICATION,
+    KV_RECEIVE,
+    KV_STATUS,
+    KV_CHUNK_PUT,
+    KV_CHUNK_GET,
+    KV_RECOMPUTE,
+)
+
 HOOKS: Final = (
     RUN_EVENT_LOOP,
     RECV_REQUESTS,
@@ -231,15 +244,7 @@ HOOKS: Final = (
     WINDOW_EXTEND,
     WINDOW_DECODE,
     LORA_MANAGER,
-    MOONCAKE_MANAGER,
-    KV_SEND,
-    KV_BOOTSTRAP_MESSAGE,
-    KV_ABORT_NOTIFICATION,
-    KV_RECEIVE,
-    KV_STATUS,
-    KV_CHUNK_PUT,
-    KV_CHUNK_GET,
-    KV_RECOMPUTE,
+    *PAIR_HOOKS,
 )
 
 
