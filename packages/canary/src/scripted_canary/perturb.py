@@ -55,6 +55,7 @@ class Perturbation:
         within: which bytes may be flipped: the first 16 of a slot, or all of them.
         done: the forward of the group at which it happened, from 1; 0 while it is armed.
         slot: which slot was broken; -1 where none was.
+        restore: puts flipped bytes back, if the slot was not written since.
     """
 
     kind: PerturbKind
@@ -65,6 +66,7 @@ class Perturbation:
     within: RealData = RealData.ALL
     done: int = 0
     slot: int = -1
+    restore: Callable[[], None] | None = field(default=None, repr=False)
     put_back: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
 
@@ -282,6 +284,7 @@ def _flip(shadow: SlotShadow, slot: int, one: Perturbation, numbers: random.Rand
         with torch.inference_mode():
             content[slot, at] ^= bits
 
+    one.restore = put_back
     if one.undo:
         one.put_back.append(put_back)
     return True
