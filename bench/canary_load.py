@@ -21,7 +21,6 @@ from scripted_canary.perturb import Perturbation
 from scripted_canary.violations import KvViolation, Launch
 from scripted_core import ScriptedContext
 from scripted_core.kv_watch import KvBatch, KvWatcher, KvWatchPort
-from scripted_core.views import OwnerKind
 
 AT_ONCE: Final = 6
 """Requests that are kept in the engine."""
@@ -197,10 +196,7 @@ def witnessed(t: ScriptedContext, *, pool: str = "full") -> Iterator[Witness]:
         port.watch_kv(canary)
 
 
-def is_free(t: ScriptedContext, slot: int, *, pool: str = "full") -> bool:
-    """Whether a slot is in the free list, at an iteration boundary."""
-    for one in t.engine.audit().pools:
-        if one.pool == pool:
-            free = [claim.pages for claim in one.claims if claim.kind is OwnerKind.FREE]
-            return any(slot // one.page_size in pages for pages in free)
-    raise KeyError(pool)
+def is_free(t: ScriptedContext, slot: int) -> bool:
+    """Whether a slot of the full pool is in the free list, at an iteration boundary."""
+    allocator = t.scheduler.token_to_kv_pool_allocator
+    return bool(slot // allocator.page_size in allocator.free_pages)
