@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scripted_core.kv_watch import KvBatch, KvWatchPort
+from scripted_core.kv_watch import KvBatch, KvWatchPort, SentSlots
 from scripted_core.logs import get_logger
 
 from scripted_canary.group import GroupCanary
 from scripted_canary.perturb import KvPerturber
 from scripted_canary.settings import CanaryMode, CanarySettings
 from scripted_canary.shadow import Known, SlotShadow
+from scripted_canary.travel import pack, scheme_of, unpack
 from scripted_canary.violations import KvCorrupted, KvViolation, Launch, Reason, ViolationLog
 
 _log = get_logger("scripted.canary")
@@ -142,6 +143,20 @@ class Canary:
     def put(self, group: str, slots: Any, taken: Any) -> None:
         """Slots were copied in."""
         self._groups[group].put(slots, taken)
+
+    def send(self, group: str, slots: Any) -> SentSlots:
+        """What is known of slots whose KV goes to another process."""
+        return pack(self.take(group, slots), scheme=scheme_of(self.settings.real_data))
+
+    def receive(self, group: str, slots: Any, sent: SentSlots | None) -> None:
+        """KV came from another process; ``ConfigError`` unless a canary like this one is there."""
+        known = unpack(
+            sent,
+            scheme=scheme_of(self.settings.real_data),
+            slots=len(slots),
+            pools=len(self._groups[group].shadows),
+        )
+        self.put(group, slots, known)
 
     def sweep(self, group: str) -> None:
         """Verify now what the prefix tree holds of a group's pools."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 
 @dataclass(frozen=True, kw_only=True)
 class KvStorageView:
@@ -100,6 +102,18 @@ class CachedSlots:
     previous: Any
 
 
+class SentSlots(msgspec.Struct, frozen=True):
+    """What a watcher knows of slots whose KV is sent to another process; no engine looks into it.
+
+    Attributes:
+        scheme: what it is made of. A watcher takes in only what was made as its own would be.
+        storages: for each storage of the group, columns of raw bytes with an entry for each slot.
+    """
+
+    scheme: str
+    storages: tuple[tuple[bytes, ...], ...]
+
+
 class KvWatcher(Protocol):
     """Who is told of forwards and of copies. Called on the scheduler's own thread."""
 
@@ -127,6 +141,17 @@ class KvWatcher(Protocol):
 
     def put(self, group: str, slots: Any, taken: Any) -> None:
         """KV that was copied out, of this or another group, was copied into these full slots."""
+        ...
+
+    def send(self, group: str, slots: Any) -> SentSlots:
+        """The KV of these full slots goes to another process: return what is to go with it."""
+        ...
+
+    def receive(self, group: str, slots: Any, sent: SentSlots | None) -> None:
+        """KV came from another process into these full slots; ``None``: nobody watches there.
+
+        Raises ``ConfigError`` for what this watcher can do nothing with.
+        """
         ...
 
 

@@ -61,6 +61,11 @@ class Engine:
         )
 
     @property
+    def watch_names(self) -> tuple[str, ...]:
+        """What a watcher of the KV calls each scheduler's pool."""
+        return self.pool_names
+
+    @property
     def observer(self) -> SchedulerObserver:
         """Who is told of iterations, batches, outputs and finishes of every replica."""
         return self._observer

@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
-from scripted_core.kv_watch import CachedSlots, KvBatch, KvGroup, KvStorageView, KvWatcher
+from scripted_core.kv_watch import (
+    CachedSlots,
+    KvBatch,
+    KvGroup,
+    KvStorageView,
+    KvWatcher,
+    SentSlots,
+)
 
-from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
-from scripted_reference.pd.servers import PdServerEngine
 from scripted_reference.pools import window_pool_name
 from scripted_reference.pp.scheduler import PipelineScheduler
 from scripted_reference.request import Req
@@ -62,6 +67,14 @@ class GroupWatch:
         """KV was copied into these slots."""
         self.watcher.put(self.group, slots, taken)
 
+    def send(self, slots: IntArray) -> SentSlots:
+        """The KV of these slots goes to another process: return what is known of them."""
+        return self.watcher.send(self.group, slots)
+
+    def receive(self, slots: IntArray, sent: SentSlots | None) -> None:
+        """KV came from another process into these slots; `ConfigError` for what does not fit."""
+        self.watcher.receive(self.group, slots, sent)
+
     def describe(self, batch: ScheduleBatch, counts: Sequence[int] | None = None) -> KvBatch:
         """Return a batch in neutral words; `counts` are new tokens of each request of a verification."""
         starts = batch.seq_lens - 1
@@ -96,22 +109,10 @@ class EngineKvWatch:
         self.kv_watcher: KvWatcher | None = None
 
     def kv_watch_settings(self) -> Mapping[str, Any]:
-        """What the engine arguments say; `ConfigError` for a canary on a server of a pair.
-
-        What is known of slots does not travel between the servers of a pair: what the prefill server
-        has written would all be strange to the decode server's canary.
-        """
+        """What the engine arguments say."""
         args = self._engine.server_args
-        mode = args.kv_canary or "none"
-        if mode != "none" and isinstance(self._engine, PdServerEngine):
-            raise wrong_argument(
-                "kv_canary",
-                mode,
-                "is refused for the servers of a pair",
-                "drop it, or run the pair in one process (backend 'reference')",
-            )
         return {
-            "kv_canary": mode,
+            "kv_canary": args.kv_canary or "none",
             "kv_canary_real_data": args.kv_canary_real_data,
             "kv_canary_sweep_interval": args.kv_canary_sweep_interval,
         }
@@ -180,7 +181,7 @@ def _by_name(engine: Engine) -> Mapping[str, Scheduler]:
     schedulers = engine.all_schedulers()
     if any(isinstance(one, PipelineScheduler) for one in schedulers):
         return {_stage_name(one): one for one in schedulers}
-    return dict(zip(engine.pool_names, schedulers, strict=True))
+    return dict(zip(engine.watch_names, schedulers, strict=True))
 
 
 def draft_pool_name(full: str) -> str:

@@ -114,6 +114,7 @@ class DecodeLink:
                     end=message.end,
                     first=message.first,
                     contents=wire.contents_of(message, frames[1]),
+                    watched=message.watched,
                 )
 
     def _peer(self, bootstrap: Bootstrap) -> _Peer:

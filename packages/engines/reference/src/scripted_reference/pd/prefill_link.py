@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import zmq
 from scripted_core.errors import EngineStartError
+from scripted_core.kv_watch import SentSlots
 
 from scripted_reference.pd import wire
 from scripted_reference.pd.rooms import FirstToken, Room, Rooms, RoomState
 
 _KEPT: Final = 4096
 """Rooms of requests that have not arrived, or have ended, of which something is remembered."""
+
+
+class Outgoing(NamedTuple):
+    """The KV of some positions of a request, and what a watcher of the engine knows of it."""
+
+    contents: npt.NDArray[Any]
+    watched: SentSlots | None
 
 
 class PrefillLink:
@@ -31,7 +39,7 @@ class PrefillLink:
         host: str,
         port: int,
         rooms: Rooms,
-        read: Callable[[str, int, int], npt.NDArray[Any]],
+        read: Callable[[str, int, int], Outgoing],
     ) -> None:
         self._rooms = rooms
         self._read = read
@@ -83,7 +91,8 @@ class PrefillLink:
     def send(self, room: Room, *, end: int, first: FirstToken | None) -> None:
         """A prompt is computed up to `end`: send what was not sent yet."""
         self.tell_of_restarts()
-        contents = np.ascontiguousarray(self._read(room.rid, room.sent_len, end))
+        outgoing = self._read(room.rid, room.sent_len, end)
+        contents = np.ascontiguousarray(outgoing.contents)
         chunk = wire.Chunk(
             room=room.number,
             attempt=room.attempt,
@@ -92,6 +101,7 @@ class PrefillLink:
             dtype=contents.dtype.str,
             shape=contents.shape,
             first=first,
+            watched=outgoing.watched,
         )
         self._tell(room.number, chunk, contents.tobytes())
         room.sent_len = end

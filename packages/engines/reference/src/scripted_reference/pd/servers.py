@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy.typing as npt
 import zmq
 from scripted_core.views import PdStage, Side
 
@@ -16,7 +15,7 @@ from scripted_reference.pd.arguments import refuse_windows, side_args
 from scripted_reference.pd.decode import DecodeScheduler
 from scripted_reference.pd.decode_link import DecodeLink
 from scripted_reference.pd.prefill import PrefillScheduler
-from scripted_reference.pd.prefill_link import PrefillLink
+from scripted_reference.pd.prefill_link import Outgoing, PrefillLink
 from scripted_reference.pd.rooms import Rooms, RoomState
 from scripted_reference.pd.transfer import KvChunk, KvTransfer
 from scripted_reference.request import Req
@@ -112,6 +111,11 @@ class PrefillServer(PdServerEngine):
         return (self.prefill,)
 
     @property
+    def watch_names(self) -> tuple[str, ...]:
+        """Its pool has the name that it has in a pair in one process."""
+        return ("full@prefill",)
+
+    @property
     def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
         """Where decode servers are heard."""
         return (self.link.socket,)
@@ -130,10 +134,13 @@ class PrefillServer(PdServerEngine):
             return PdStage.TRANSFERRING
         return PdStage.QUEUED if req.req_pool_idx is None else PdStage.PREFILLING
 
-    def _read(self, rid: str, start: int, end: int) -> npt.NDArray[Any]:
+    def _read(self, rid: str, start: int, end: int) -> Outgoing:
         req = self.prefill.find_req(rid)
         assert req is not None, f"{rid} has left the engine before its KV was sent"
-        return self.prefill.model.kv.read(self.prefill.slots_of(req)[start:end])
+        slots = self.prefill.slots_of(req)[start:end]
+        watch = self.prefill.kv_watch
+        known = None if watch is None else watch.send(slots)
+        return Outgoing(self.prefill.model.kv.read(slots), known)
 
     def _settle(self) -> None:
         for room in self.rooms:
@@ -222,9 +229,10 @@ class DecodeServer(PdServerEngine):
         req = self.decode.find_req(chunk.room.rid)
         assert req is not None, f"{chunk.room.rid} has left the engine before its KV came"
         assert chunk.contents is not None, "between two processes KV comes with the chunk"
-        self.decode.model.kv.write(
-            self.decode.slots_of(req)[chunk.start : chunk.end], chunk.contents
-        )
+        slots = self.decode.slots_of(req)[chunk.start : chunk.end]
+        if self.decode.kv_watch is not None:
+            self.decode.kv_watch.receive(slots, chunk.watched)
+        self.decode.model.kv.write(slots, chunk.contents)
 
     def _settle(self) -> None:
         for room in self.rooms:

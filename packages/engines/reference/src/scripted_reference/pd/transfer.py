@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy.typing as npt
+from scripted_core.errors import ConfigError
+from scripted_core.kv_watch import SentSlots
 from scripted_core.ops import Transfer, TransferAction
 from scripted_core.views import KvChunkView
 
@@ -32,7 +34,8 @@ class KvSender(Protocol):
 class KvChunk:
     """Positions `start` up to `end` of one request, on their way.
 
-    Between two processes it has its `contents` with it; within one they are read when it is delivered.
+    Between two processes it has its `contents` with it, and what a watcher knows of them; within one
+    both are read when it is delivered.
     """
 
     number: int
@@ -43,6 +46,7 @@ class KvChunk:
     first: FirstToken | None
     delay: int = 0
     contents: npt.NDArray[Any] | None = None
+    watched: SentSlots | None = None
 
     def view(self) -> KvChunkView:
         """Return it as scripts see it."""
@@ -104,12 +108,13 @@ class KvTransfer:
         end: int,
         first: FirstToken | None,
         contents: npt.NDArray[Any] | None = None,
+        watched: SentSlots | None = None,
     ) -> None:
         """A chunk is on its way from now on."""
         self._numbers += 1
-        self.pending.append(
-            KvChunk(self._numbers, room, attempt, start, end, first, contents=contents)
-        )
+        chunk = KvChunk(self._numbers, room, attempt, start, end, first)
+        chunk.contents, chunk.watched = contents, watched
+        self.pending.append(chunk)
         if attempt == room.attempt:
             room.has_sent_all = room.has_sent_all or first is not None
 
@@ -126,7 +131,7 @@ class KvTransfer:
         self._fail_starved()
 
     def deliver(self, chunk: KvChunk) -> None:
-        """Copy one chunk, unless nobody waits for it."""
+        """Copy one chunk, unless nobody waits for it; one that cannot be taken fails its request."""
         refusal = self.refusal(chunk)
         if refusal is not None:
             self.rejected.append(
@@ -134,7 +139,11 @@ class KvTransfer:
                 f"{chunk.end}: {refusal}"
             )
             return
-        self._copy(chunk)
+        try:
+            self._copy(chunk)
+        except ConfigError as error:
+            chunk.room.fail(f"KV transfer failed: {error}")
+            return
         chunk.room.receive(chunk.start, chunk.end, chunk.first)
         self.delivered += 1
 
@@ -200,6 +209,7 @@ class KvTransfer:
             chunk.first,
             chunk.delay + later,
             chunk.contents,
+            chunk.watched,
         )
         self.pending.insert(self.pending.index(chunk) + 1, twin)
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scripted_core.kv_watch import SentSlots
 
 from scripted_reference.pd.rooms import FirstToken
 
@@ -45,7 +46,8 @@ class Chunk(msgspec.Struct, frozen=True, tag=True):
     """To the decode server: the KV of positions `start` up to `end`, whose bytes are the next frame.
 
     `dtype` and `shape` are of the array that the model's `KvStorage.read` returned. The last chunk of a
-    prompt has its `first` output token.
+    prompt has its `first` output token. `watched` is what a watcher of the prefill server's KV knows of
+    these slots, so that a watcher here can tell whether what has arrived is what was computed.
     """
 
     room: int
@@ -55,6 +57,7 @@ class Chunk(msgspec.Struct, frozen=True, tag=True):
     dtype: str
     shape: tuple[int, ...]
     first: FirstToken | None
+    watched: SentSlots | None = None
 
 
 ToPrefill = Ready | Taken | Ended
