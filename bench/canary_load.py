@@ -20,7 +20,8 @@ from scripted_canary.canary import Canary
 from scripted_canary.perturb import Perturbation
 from scripted_canary.violations import KvViolation, Launch
 from scripted_core import ScriptedContext
-from scripted_core.kv_watch import KvBatch, KvWatcher, KvWatchPort
+from scripted_core.kv_report import KvReport
+from scripted_core.kv_watch import KvBatch, KvWatcher, KvWatchPort, SentSlots
 
 AT_ONCE: Final = 6
 """Requests that are kept in the engine."""
@@ -165,6 +166,18 @@ class Witness:
     def put(self, group: str, slots: Any, taken: Any) -> None:
         """Copies are the canary's."""
         self.canary.put(group, slots, taken)
+
+    def send(self, group: str, slots: Any) -> SentSlots:
+        """Copies are the canary's."""
+        return self.canary.send(group, slots)
+
+    def receive(self, group: str, slots: Any, sent: SentSlots | None) -> None:
+        """Copies are the canary's."""
+        self.canary.receive(group, slots, sent)
+
+    def report(self) -> KvReport:
+        """What the canary says."""
+        return self.canary.report()
 
     def _reported(self) -> bool:
         """Take in what was reported; whether the tracked slot is among it."""

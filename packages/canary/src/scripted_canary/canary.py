@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scripted_core.kv_report import KvReport
 from scripted_core.kv_watch import KvBatch, KvWatchPort, SentSlots
 from scripted_core.logs import get_logger
 
@@ -18,6 +19,7 @@ from scripted_canary.violations import KvCorrupted, KvViolation, Launch, Reason,
 
 _log = get_logger("scripted.canary")
 _NAMED_AT_MOST = 8
+_REPORTED_AT_MOST = 64
 
 
 class Canary:
@@ -46,7 +48,7 @@ class Canary:
             for group in port.kv_groups()
         }
         self._seen_by_engine = {name: port.forwards_total(name) for name in self._groups}
-        self._stopped: set[str] = set()
+        self._stopped: dict[str, KvViolation] = {}
         self.perturber = KvPerturber(port, self._groups)
 
     def attach(self) -> None:
@@ -102,12 +104,15 @@ class Canary:
         self.is_collected = lambda: is_on() or self._failed_script
 
     def check_health(self) -> None:
-        """Report a violation, once, for each group whose forwards the canary is not told of."""
+        """Report a violation, once, for each group whose forwards the canary is not told of.
+
+        It raises nothing itself: in mode ``raise`` a script fails at the end of its iteration, and a
+        server says so when it is asked for its health.
+        """
         for name, group in self._groups.items():
             ran = self._port.forwards_total(name) - self._seen_by_engine[name]
             if ran != group.forwards and name not in self._stopped:
-                self._stopped.add(name)
-                stopped = KvViolation(
+                stopped = self._stopped[name] = KvViolation(
                     step=group.forwards,
                     pool=name,
                     slot=-1,
@@ -117,7 +122,24 @@ class Canary:
                     found=group.forwards,
                     launch=Launch.HEALTH,
                 )
-                self._found([stopped], Counter({Reason.CANARY_STOPPED: 1}))
+                self._note([stopped], Counter({Reason.CANARY_STOPPED: 1}))
+                if self.settings.mode is CanaryMode.RAISE:
+                    self._fresh.append(stopped)
+
+    def report(self) -> KvReport:
+        """What was found so far, and whether it is told of every forward."""
+        self.check_health()
+        for group in self._groups.values():
+            group.settle()
+        pools = [shadow.view.name for group in self._groups.values() for shadow in group.shadows]
+        return KvReport(
+            mode=self.settings.mode.value,
+            violations_total=self.violations_total,
+            counts=self.violations.counts(pools),
+            last=tuple(one.as_record() for one in self.violations.last(_REPORTED_AT_MOST)),
+            verified_slots_total=self.verified_slots_total,
+            stopped=tuple(one.describe() for one in self._stopped.values()),
+        )
 
     # --- what the engine calls
 
@@ -175,7 +197,7 @@ class Canary:
             if shadow.view.name == storage
         )
 
-    def _found(self, records: list[KvViolation], counts: Counter[Reason]) -> None:
+    def _note(self, records: list[KvViolation], counts: Counter[Reason]) -> None:
         self.violations.add(records, counts=counts)
         for one in records[:_NAMED_AT_MOST]:
             _log.warning(
@@ -189,6 +211,9 @@ class Canary:
                 launch=one.launch.value,
                 total=self.violations.total,
             )
+
+    def _found(self, records: list[KvViolation], counts: Counter[Reason]) -> None:
+        self._note(records, counts)
         if self.settings.mode is not CanaryMode.RAISE:
             return
         if self.is_collected():

@@ -6,8 +6,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from scripted_core.errors import EngineError
+from scripted_core.kv_report import KvCount, KvRecord
 
 
 class Reason(StrEnum):
@@ -35,6 +37,21 @@ class Launch(StrEnum):
     FORWARD = "forward"
     SWEEP = "sweep"
     HEALTH = "health"
+
+
+_READ: Final = (
+    Reason.VERIFY_TOKEN,
+    Reason.VERIFY_POSITION,
+    Reason.VERIFY_CHAIN_HASH,
+    Reason.VERIFY_REAL_KV_HASH,
+)
+_POSSIBLE: Final = (
+    *((reason, Launch.FORWARD) for reason in _READ),
+    *((reason, Launch.SWEEP) for reason in _READ),
+    (Reason.WRITE_TOKEN, Launch.FORWARD),
+    (Reason.WRITE_POSITION, Launch.FORWARD),
+    (Reason.CANARY_STOPPED, Launch.HEALTH),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +84,20 @@ class KvViolation:
         """The kind of pool: ``full``, ``window``, ``draft``."""
         return self.pool.partition("@")[0]
 
+    def as_record(self) -> KvRecord:
+        """The same in the words of a report."""
+        return KvRecord(
+            self.step,
+            self.pool,
+            self.slot,
+            self.position,
+            self.reason.value,
+            self.expected,
+            self.found,
+            self.rid,
+            self.launch.value,
+        )
+
     def describe(self) -> str:
         """One line for people."""
         who = f"request {self.rid}" if self.rid else "the prefix tree"
@@ -92,12 +123,17 @@ class KvCorrupted(EngineError):
 
 
 class ViolationLog:
-    """The last violations, and how many there were in all."""
+    """The last violations, and how many there were in all.
+
+    Attributes:
+        total: how many there were.
+        by_kind: the same by pool, reason and launch.
+    """
 
     def __init__(self, *, capacity: int) -> None:
         self._ring: deque[KvViolation] = deque(maxlen=capacity)
         self.total = 0
-        self.by_reason: Counter[Reason] = Counter()
+        self.by_kind: Counter[tuple[str, Reason, Launch]] = Counter()
 
     @property
     def capacity(self) -> int:
@@ -106,11 +142,24 @@ class ViolationLog:
         assert capacity is not None, "the ring is bounded"
         return capacity
 
-    def add(self, kept: Iterable[KvViolation], *, counts: Counter[Reason]) -> None:
-        """Keep records; ``counts`` has how many there were of each reason, kept or not."""
+    def add(self, kept: Sequence[KvViolation], *, counts: Counter[Reason]) -> None:
+        """Keep records of one comparison; ``counts`` has how many of each reason, kept or not.
+
+        There has to be one record at least: all are of its pool and launch.
+        """
         self._ring.extend(kept)
-        self.by_reason.update(counts)
+        pool, launch = kept[0].pool, kept[0].launch
+        for reason, count in counts.items():
+            self.by_kind[pool, reason, launch] += count
         self.total += sum(counts.values())
+
+    def counts(self, pools: Iterable[str]) -> tuple[KvCount, ...]:
+        """How many there were of each kind that there may be in these pools."""
+        return tuple(
+            KvCount(pool, reason.value, launch.value, self.by_kind[pool, reason, launch])
+            for pool in pools
+            for reason, launch in _POSSIBLE
+        )
 
     def __iter__(self) -> Iterable[KvViolation]:
         return iter(tuple(self._ring))

@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from scripted_core.kv_report import KvReport
+
 
 @dataclass(frozen=True, kw_only=True)
 class KvStorageView:
@@ -125,6 +127,10 @@ class KvWatcher(Protocol):
     @property
     def verified_slots_total(self) -> int:
         """Slots that were verified since the start."""
+        ...
+
+    def report(self) -> KvReport:
+        """What was found so far, outcomes included that nobody has looked at yet."""
         ...
 
     def before_forward(self, group: str, batch: KvBatch) -> None:

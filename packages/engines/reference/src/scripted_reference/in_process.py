@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from scripted_core.ports import bind_port, unbind_port
 from scripted_hook import EngineAdapter, ScriptedSchedulerHook
-from scripted_hook.plugin_calls import announce_engine
 from scripted_registry import ConfigError, EngineConfig
 
 from scripted_reference.adapter import ReferenceAdapter
@@ -81,7 +80,7 @@ class InProcessReference:
         self.hook = ScriptedSchedulerHook(
             scheduler=self.scheduler, tokenizer_recv_proxy=None, adapter=adapter
         )
-        announce_engine(adapter)
+        self.engine.kv.announce(adapter)
         self.engine.observer = HookObserver(hook=self.hook, adapter=adapter)
 
     def iterate(self) -> None:

@@ -18,7 +18,9 @@ from scripted_core.kv_watch import (
     KvWatcher,
     SentSlots,
 )
+from scripted_hook.plugin_calls import announce_engine
 
+from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
 from scripted_reference.pools import window_pool_name
@@ -107,6 +109,21 @@ class EngineKvWatch:
         # Their models as they were made: whoever measures wraps them later.
         self._models: dict[str, Model] = {n: s.model for n, s in self._schedulers.items()}
         self.kv_watcher: KvWatcher | None = None
+
+    def announce(self, port: object | None = None) -> None:
+        """Tell plugins of the engine as `port`: one puts a canary in if the arguments ask for it.
+
+        Raises `ConfigError` when they do and none has: nothing would be watched, and nobody would know.
+        """
+        announce_engine(self if port is None else port)
+        mode = self._engine.server_args.kv_canary
+        if mode not in (None, "none") and self.kv_watcher is None:
+            raise wrong_argument(
+                "kv_canary",
+                mode,
+                "asks for a canary, and no plugin has put one in",
+                "pip install 'scripted-canary[torch]', and leave it out of SCRIPTED_DISABLE_PLUGINS",
+            )
 
     def kv_watch_settings(self) -> Mapping[str, Any]:
         """What the engine arguments say."""

@@ -60,7 +60,12 @@ def test_counters_count_what_was_served(start_server):
     assert (after["num_running_reqs"], after["num_queue_reqs"]) == (0, 0)
     assert after["token_usage"] == 0, "what the prefix tree keeps can be had"
     assert math.isnan(after["fwd_occupancy"])
-    assert 'model_name="named"' in server.call("/metrics")[1]
+    text = server.call("/metrics")[1]
+    assert 'model_name="named"' in text
+    assert "kv_canary" not in text, "there is none"
+    status, body = server.call("/kv_canary")
+    assert (status, "kv_canary='log'" in body["error"]["message"]) == (404, True)
+    assert server.call("/health") == (200, "")
 
 
 def test_gauges_show_a_busy_engine(start_server):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+from scripted_core.kv_report import KvUntil
 
 from scripted_reference import messages
 from scripted_reference.engine import Engine
@@ -30,6 +33,7 @@ class Dispatcher:
         self._send = send
         self._state = state
         self._replies: list[wire.Reply] = []
+        self._waiting: list[tuple[wire.GetState, float]] = []
         self.on_flush: Callable[[bool], None] = lambda _: None
 
     def deliver(self, message: wire.ToScheduler | messages.Message) -> None:
@@ -47,8 +51,10 @@ class Dispatcher:
                 self._replies.append(wire.Reply(call_id=call_id, ok=True))
             case wire.Flush(call_id=call_id):
                 self._engine.post(messages.FlushCacheReq(self._flushed(call_id)))
-            case wire.GetState(call_id=call_id):
+            case wire.GetState(call_id=call_id, until=KvUntil.NOW):
                 self._send(wire.Reply(call_id=call_id, ok=True, state=self._state()))
+            case wire.GetState():
+                self._waiting.append((message, time.monotonic() + message.within_s))
             case _:
                 self._engine.post(message)
 
@@ -66,6 +72,20 @@ class Dispatcher:
         for reply in self._replies:
             self._send(reply)
         self._replies.clear()
+        if self._waiting:
+            self._answer_those_who_wait()
+
+    def _answer_those_who_wait(self) -> None:
+        state, now = self._state(), time.monotonic()
+        still = []
+        for asked, deadline in self._waiting:
+            found = 0 if state.kv is None else state.kv.violations_total
+            has_come = state.is_idle if asked.until is KvUntil.IDLE else found > asked.after
+            if has_come:
+                self._send(wire.Reply(call_id=asked.call_id, ok=True, state=state))
+            elif now < deadline:
+                still.append((asked, deadline))
+        self._waiting = still
 
 
 def generate_req(message: wire.Generate) -> messages.GenerateReq:

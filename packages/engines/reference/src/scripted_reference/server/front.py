@@ -19,6 +19,7 @@ from scripted_reference.server.context import FrontContext
 from scripted_reference.server.http_errors import errors_as_json
 from scripted_reference.server.listening import cannot_serve
 from scripted_reference.server.process import STOP_SIGNALS, StopFlag, complain
+from scripted_reference.server.routes_canary import CanaryRoutes, wants_canary
 from scripted_reference.server.routes_control import ControlRoutes
 from scripted_reference.server.routes_generate import GenerateRoutes
 from scripted_reference.server.routes_info import InfoRoutes
@@ -100,6 +101,7 @@ class Front:
             metrics = Metrics(
                 model_name=self.args.served_model_name or self.args.model_path,
                 with_device_timer=self.args.enable_metrics_device_timer,
+                with_canary=wants_canary(self.args),
             )
         context = FrontContext(
             args=self.args,
@@ -151,6 +153,6 @@ def application(context: FrontContext) -> web.Application:
 
         generate = broken.generate_routes_class(fault)
         openai = broken.openai_routes_class(fault)
-    for group in (generate, ControlRoutes, openai, InfoRoutes):
+    for group in (generate, ControlRoutes, openai, InfoRoutes, CanaryRoutes):
         app.add_routes(group(context).routes())
     return app

@@ -5,10 +5,14 @@ Counters and latencies are the front's own; gauges are read from the scheduler a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from scripted_core.kv_report import KvReport
 
 from scripted_reference.server.generation import Generation
 from scripted_reference.server.wire import EngineState, ReplicaState
@@ -30,11 +34,51 @@ _OCCUPANCY: Final = (
 )
 
 
+class CanaryCollector(Collector):
+    """What the canary of the KV has found: the scheduler counts, so nothing is counted here.
+
+    SGLang has no metrics of its canary, and no name of its is taken.
+    """
+
+    def __init__(self, *, model_name: str) -> None:
+        self._model_name = model_name
+        self.report: KvReport | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """The families; also of a canary that is not there."""
+        name, report = self._model_name, self.report
+        running = GaugeMetricFamily(
+            "scripted:kv_canary_running",
+            "1 while it is told of every forward.",
+            labels=("model_name",),
+        )
+        running.add_metric((name,), float(report is not None and not report.stopped))
+        yield running
+        if report is None:
+            return
+        violations = CounterMetricFamily(
+            "scripted:kv_canary_violations",
+            "KV slots that did not hold what they should.",
+            labels=("model_name", "pool", "reason", "launch"),
+        )
+        for one in report.counts:
+            violations.add_metric((name, one.pool, one.reason, one.launch), one.total)
+        yield violations
+        verified = CounterMetricFamily(
+            "scripted:kv_canary_verified_slots", "KV slots verified.", labels=("model_name",)
+        )
+        verified.add_metric((name,), report.verified_slots_total)
+        yield verified
+
+
 class Metrics:
     """A registry of its own, so that several servers in one process do not meet."""
 
-    def __init__(self, *, model_name: str, with_device_timer: bool) -> None:
+    def __init__(self, *, model_name: str, with_device_timer: bool, with_canary: bool) -> None:
         self._registry = CollectorRegistry()
+        self._canary = CanaryCollector(model_name=model_name)
+        if with_canary:
+            self._registry.register(self._canary)
         self._model_name = model_name
         labels = ("model_name",)
 
@@ -98,6 +142,7 @@ class Metrics:
             for gauge in self._occupancy:
                 labels = (self._model_name, "unified", "0", "0", str(rank))
                 gauge.labels(*labels).set(replica.fwd_occupancy)
+        self._canary.report = state.kv
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
 

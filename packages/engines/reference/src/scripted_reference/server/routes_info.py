@@ -25,7 +25,6 @@ class InfoRoutes:
     def routes(self) -> list[web.RouteDef]:
         """Paths and handlers."""
         return [
-            web.get("/health", self.health),
             web.get("/model_info", self.model_info),
             web.get("/get_model_info", self.model_info),
             web.get("/server_info", self.server_info),
@@ -34,10 +33,6 @@ class InfoRoutes:
             web.get("/v1/models/{model:.+}", self.model),
             web.get("/metrics", self.metrics),
         ]
-
-    async def health(self, request: web.Request) -> web.Response:
-        """200 from the moment on at which requests are taken."""
-        return web.Response()
 
     async def model_info(self, request: web.Request) -> web.Response:
         """The model."""

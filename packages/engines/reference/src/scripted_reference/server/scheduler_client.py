@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 
 import zmq
 import zmq.asyncio
+from scripted_core.kv_report import KvUntil
 
 from scripted_reference.server import wire
 from scripted_reference.server.generation import Generation
@@ -113,6 +116,16 @@ class SchedulerClient:
         reply = await self.call(wire.GetState, timeout_s=timeout_s)
         assert reply.state is not None, "the answer to GetState has a state"
         return reply.state
+
+    async def state_when(self, until: KvUntil, *, after: int, timeout_s: float) -> wire.EngineState:
+        """The engine's state as soon as something has come, or else as it is after `timeout_s`."""
+        if until is not KvUntil.NOW and timeout_s > 0:
+            ask = partial(wire.GetState, until=until, after=after, within_s=timeout_s)
+            with contextlib.suppress(RequestError):  # it has not come, or the scheduler has ended
+                reply = await self.call(ask, timeout_s=timeout_s)
+                assert reply.state is not None, "the answer to GetState has a state"
+                return reply.state
+        return await self.state()
 
     # -- end -----------------------------------------------------------------------------------
 

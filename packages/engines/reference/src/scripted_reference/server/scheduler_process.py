@@ -119,7 +119,6 @@ def _build(start: Start, args: ServerArgs, context: zmq.Context[Any]) -> Engine:
 def _serve(start: Start, *, in_session: bool) -> None:
     import zmq
     from scripted_hook import ScriptedTokenizerRecvProxy, maybe_init_scripted_scheduler_hook
-    from scripted_hook.plugin_calls import announce_engine
 
     from scripted_reference.engine_kwargs import parse_engine_kwargs
     from scripted_reference.server import wire
@@ -130,7 +129,7 @@ def _serve(start: Start, *, in_session: bool) -> None:
     with _complaining():
         args = parse_engine_kwargs(start.engine_kwargs)
         engine = _build(start, args, context)
-        announce_engine(engine.kv)
+        engine.kv.announce()
     endpoints = wire.Endpoints(Path(start.folder))
     requests, outputs = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     for socket, endpoint in ((requests, endpoints.requests), (outputs, endpoints.outputs)):
@@ -197,7 +196,6 @@ def _adapter(engine: Engine, *, base_url: str, **options: Any) -> ServerAdapter:
 def _follow(start: Start, *, in_session: bool) -> None:
     import zmq
     from scripted_hook import maybe_init_scripted_scheduler_hook
-    from scripted_hook.plugin_calls import announce_engine
 
     from scripted_reference.engine_kwargs import parse_engine_kwargs
     from scripted_reference.pp.processes import FollowerAdapter, FollowerLoop, StageEngine
@@ -206,7 +204,7 @@ def _follow(start: Start, *, in_session: bool) -> None:
     take_stop_signals()
     with _complaining():
         engine = _build(start, parse_engine_kwargs(start.engine_kwargs), zmq.Context())
-        announce_engine(engine.kv)
+        engine.kv.announce()
     assert isinstance(engine, StageEngine), "only a pipeline has followers"
     adapter = FollowerAdapter(engine)
     hook = None

@@ -99,7 +99,10 @@ class EngineMonitor:
     def now(self) -> EngineState:
         """The state at this moment."""
         paused = self._engine.scheduler.paused
+        watcher = self._engine.kv.kv_watcher
         return EngineState(
             paused=None if paused is None else paused.value,
             replicas=tuple(replica.now() for replica in self._replicas),
+            is_idle=self._engine.is_fully_idle(),
+            kv=None if watcher is None else watcher.report(),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import zmq
+from scripted_core.kv_report import KvReport, KvUntil
 
 from scripted_reference.bootstrap import Bootstrap
 from scripted_reference.limits import RequestLimits
@@ -81,9 +82,17 @@ class Flush(msgspec.Struct, frozen=True, tag=True):
 
 
 class GetState(msgspec.Struct, frozen=True, tag=True):
-    """Ask for an `EngineState`; never parked, since it changes nothing."""
+    """Ask for an `EngineState`; never parked, since it changes nothing.
+
+    It is answered at once, or as soon as what `until` says has come: the engine is idle, or the watcher
+    of its KV has found more violations than `after`. Who has not got an answer `within_s` seconds does
+    not wait for it any more.
+    """
 
     call_id: int
+    until: KvUntil = KvUntil.NOW
+    after: int = 0
+    within_s: float = 0.0
 
 
 Call = Pause | Continue | Flush | GetState
@@ -154,10 +163,15 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineState(msgspec.Struct, frozen=True, kw_only=True):
-    """All replicas, and how the engine is paused (`None`: it is not)."""
+    """All replicas, and how the engine is paused (`None`: it is not).
+
+    `kv` is what the watcher of the KV says; `None` where there is none.
+    """
 
     paused: str | None
     replicas: tuple[ReplicaState, ...]
+    is_idle: bool
+    kv: KvReport | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
