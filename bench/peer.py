@@ -1,9 +1,9 @@
-"""SGLang's own scripted harness on the same scripts: a process of its own that is told what to do.
+"""A harness on the same scripts, SGLang's own or ours: a process of its own that is told what to do.
 
-It runs as ``python -m bench.peer KWARGS`` with the environment of an engine process, since that harness
-starts the server from the process that it is imported in. Each line at its standard input names a block
-of measurements, or says ``shutdown``; each is answered with a line of JSON: seconds, or what failed. The
-first answer is the time of the start.
+It runs as ``python -m bench.peer HARNESS KWARGS``, for SGLang's with the environment of an engine
+process, since that harness starts the server from the process that it is imported in. Each line at its
+standard input names a block of measurements, or says ``shutdown``; each is answered with a line of JSON:
+seconds, or what failed. The first answer is the time of the start, without the imports before it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ import signal
 import sys
 import time
 import traceback
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 from bench.blocks import Block, measure_block
 
 SHUTDOWN: Final = "shutdown"
+
+
+class Harness(StrEnum):
+    """Whose harness starts the server."""
+
+    OURS = "ours"
+    SGLANG = "sglang"
 
 
 def main() -> None:
@@ -33,7 +41,8 @@ def main() -> None:
 
 
 def _serve() -> None:
-    """Start SGLang's harness with the given engine arguments, and answer each line."""
+    """Start the harness with the given engine arguments, and answer each line."""
+    harness, kwargs = Harness(sys.argv[1]), json.loads(sys.argv[2])
     # What the server prints to standard output is not an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -42,10 +51,7 @@ def _serve() -> None:
         answers.write(json.dumps({"seconds": seconds, "failed": failed}) + "\n")
         answers.flush()
 
-    from sglang.test.scripted_runtime.http_server import ScriptedHttpServer
-
-    start = time.perf_counter()
-    server = ScriptedHttpServer.start(**json.loads(sys.argv[1]))
+    start, server = _start(harness, kwargs)
     answer([time.perf_counter() - start])
     for line in sys.stdin:
         if line.strip() == SHUTDOWN:
@@ -62,6 +68,23 @@ def _serve() -> None:
             )
         except Exception:  # whatever its scripts raise is an answer
             answer([], traceback.format_exc(limit=-3))
+
+
+def _start(harness: Harness, kwargs: dict[str, Any]) -> tuple[float, Any]:
+    """When the start began, after the imports, and the server."""
+    match harness:
+        case Harness.OURS:
+            from scripted_core.sessions import ScriptedHttpServer
+
+            start = time.perf_counter()
+            return start, ScriptedHttpServer.start(backend="sglang", **kwargs)
+        case Harness.SGLANG:
+            from sglang.test.scripted_runtime.http_server import (
+                ScriptedHttpServer as SGLangsHttpServer,
+            )
+
+            start = time.perf_counter()
+            return start, SGLangsHttpServer.start(**kwargs)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripted_core.sessions.processes import descendants
+
 _NANOSECOND_S = 1e-9
 _DEADLINE_S = 10.0
 
@@ -60,9 +62,7 @@ def group_of(leader: int) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            # The name of the program may hold spaces and brackets; what follows it does not.
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == leader:
+            if int(_stat(int(folder.name))[2]) == leader:
                 found.append(int(folder.name))
     return found
 
@@ -78,6 +78,22 @@ def scheduler_of(leader: int) -> int:
                     return pid
         time.sleep(0.1)  # the title of another process: nothing to wait on
     raise RuntimeError(f"there is no scheduler in the process group {leader}")
+
+
+def family_cpu_s(pid: int) -> float:
+    """Processor time so far of a process, all that came of it, and those of them that have ended."""
+    ticks = 0
+    for one in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError):
+            # User and system time, of the process itself and of its children that were waited for.
+            ticks += sum(map(int, _stat(one)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/PID/stat`` from the third on."""
+    # The name of the program, the second, may hold spaces and brackets; what follows it does not.
+    return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def cpu_s(pid: int) -> float:

@@ -21,8 +21,8 @@ from scripted_core.sessions import ScriptedHttpServer
 from scripted_sglang.launch import server_env
 
 from bench.blocks import Block, measure_block
-from bench.peer import SHUTDOWN
-from bench.servers import hold_still, kill_group, let_go_on
+from bench.peer import SHUTDOWN, Harness
+from bench.servers import family_cpu_s, hold_still, kill_group, let_go_on
 
 _ANSWER_TIMEOUT_S: Final = 240.0
 _START_TIMEOUT_S: Final = 600.0
@@ -95,16 +95,26 @@ class Ours:
 
 
 class Peer:
-    """SGLang's own harness, in a process group of its own."""
+    """A harness in a process of its own: SGLang's, or ours where its process is measured as well.
 
-    def __init__(self, kwargs: Mapping[str, Any], *, log: Path) -> None:
+    ``start_s`` is the time from the start of that process until the server can be told something, and
+    ``start_cpu_s`` the processor time that all processes have spent until then.
+    """
+
+    def __init__(
+        self, kwargs: Mapping[str, Any], *, log: Path, harness: Harness = Harness.SGLANG
+    ) -> None:
         ranks = int(kwargs.get("tp_size", 1)) * int(kwargs.get("pp_size", 1))
-        env = {**os.environ, **server_env(cpu=True, ranks=ranks)}
+        env = dict(os.environ)
+        if harness is Harness.SGLANG:
+            env |= server_env(cpu=True, ranks=ranks)
+        self._harness = harness
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), env.get("PYTHONPATH")]))
         self._log = log
+        start = time.perf_counter()
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.peer", json.dumps(dict(kwargs))],
+                [sys.executable, "-m", "bench.peer", harness, json.dumps(dict(kwargs))],
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -113,7 +123,9 @@ class Peer:
                 bufsize=0,
             )
         try:
-            (self.start_s,) = self._answer("its start", timeout_s=_START_TIMEOUT_S)
+            self._answer("its start", timeout_s=_START_TIMEOUT_S)
+            self.start_s = time.perf_counter() - start
+            self.start_cpu_s = family_cpu_s(self._process.pid)
         except BaseException:
             self._end()
             raise
@@ -166,13 +178,21 @@ class Peer:
                 said += more
         answer = json.loads(said)
         if answer["failed"] is not None:
-            raise SideFailed(f"SGLang's own harness, {what}: {answer['failed']}")
+            raise SideFailed(f"{self._named}, {what}: {answer['failed']}")
         seconds: list[float] = answer["seconds"]
         return seconds
 
     def _failure(self, what: str, how: str) -> SideFailed:
         tail = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        return SideFailed("\n".join([f"SGLang's own harness, {what}: {how}", *tail]))
+        return SideFailed("\n".join([f"{self._named}, {what}: {how}", *tail]))
+
+    @property
+    def _named(self) -> str:
+        match self._harness:
+            case Harness.OURS:
+                return "this project's session"
+            case Harness.SGLANG:
+                return "SGLang's own harness"
 
     def _end(self) -> None:
         kill_group(self._process.pid)
