@@ -191,3 +191,11 @@ def test_an_abort_finds_what_waits_to_be_recomputed(
     else:
         assert kept == left
         assert sent == [(f"abort of {req.rid}", req) for req in waiting if req.rid not in left]
+
+
+@pytest.mark.parametrize(
+    ("finished_len", "expected"), [(None, [5, 6, 7]), (3, [5, 6, 7]), (2, [5, 6])]
+)
+def test_what_an_accepted_draft_put_past_the_end_is_no_output(finished_len, expected):
+    req = SimpleNamespace(output_ids=[5, 6, 7], finished_len=finished_len)
+    assert list(_compat.outputs_of(req)) == expected

@@ -190,7 +190,7 @@ class ReplicaAdapter(SglangAdapter):
 
     def report_finish(self, req: Any, reason: FinishReason) -> None:
         """The driver gets to know at the boundary."""
-        self._link.on_end(End(req.rid, reason, tuple(req.output_ids)))
+        self._link.on_end(End(req.rid, reason, tuple(_compat.outputs_of(req))))
 
     def saw_batch(self, batch: Any) -> None:
         """The driver gets to know at the boundary."""

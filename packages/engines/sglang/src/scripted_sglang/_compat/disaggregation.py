@@ -89,9 +89,16 @@ def abort_what_waits_to_be_recomputed(scheduler: Any, request: Any) -> None:
 
 
 def outputs_of(req: Any) -> Any:
-    """Its output so far: while KV is computed once more, SGLang keeps the last token elsewhere."""
+    """Its output so far, as its client gets it.
+
+    While KV is computed once more, SGLang keeps the last token elsewhere; and an accepted draft may
+    go on past where the request ends, which SGLang cuts off on the way to the client only.
+    """
     put_by = getattr(req, "pd_rebootstrap_forced_output_id", None)
-    return req.output_ids if put_by is None else [*req.output_ids, put_by]
+    if put_by is not None:
+        return [*req.output_ids, put_by]
+    end = getattr(req, "finished_len", None)
+    return req.output_ids if end is None else req.output_ids[:end]
 
 
 def row_count(pool: Any) -> int:

@@ -299,6 +299,12 @@ ATTRIBUTES: Final = (
         "rid origin_input_ids output_ids last_node finished finished_output finished_reason",
         "state of a request",
     ),
+    _read(
+        "the end of a request that a draft goes past",
+        "outputs of a request that ends within an accepted draft",
+        Place(_BATCHES, "Req", "finished_len"),
+        required=False,
+    ),
     *(
         _read(
             "memory of a request",
