@@ -1,6 +1,6 @@
 """KV canary for scripted: every KV slot proves that it holds what it should.
 
-Everything but the settings needs torch, and is imported from its own module.
+The canary itself is in ``scripted_canary.canary``. Only what lies on an accelerator needs torch.
 """
 
 from __future__ import annotations

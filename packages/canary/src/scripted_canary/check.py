@@ -1,7 +1,7 @@
 """One comparison of many slots, and how its outcome is turned into records.
 
-On a CPU the outcome of a forward is there at once. On an accelerator it is copied to the host without
-waiting, and looked at when the next forward begins, so that nothing stalls the device.
+In host memory the outcome of a forward is there at once. On an accelerator it is copied to the host
+without waiting, and looked at when the next forward begins, so that nothing stalls the device.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from scripted_canary.hashing import POSITION_SHIFT
+from scripted_canary.arrays import Array, Arrays
+from scripted_canary.hashing import POSITION_SHIFT, signed
 from scripted_canary.shadow import SlotShadow, position_in, token_in
 from scripted_canary.violations import KvViolation, Launch, Reason
 
@@ -25,7 +24,8 @@ Names = Callable[[int], tuple[str, int]]
 class Check(Protocol):
     """One comparison whose outcome is not looked at yet."""
 
-    def wrong(self) -> torch.Tensor:
+    @property
+    def wrong(self) -> Array:
         """``bool[n]``: what failed."""
         ...
 
@@ -37,23 +37,13 @@ class Check(Protocol):
 class Outcome:
     """Whether anything of several comparisons is wrong, known sooner or later."""
 
-    def __init__(self, checks: Sequence[Check]) -> None:
+    def __init__(self, checks: Sequence[Check], *, arrays: Arrays) -> None:
         self.checks = tuple(checks)
-        flag = torch.stack([check.wrong().any() for check in checks]).any()
-        self._event: torch.cuda.Event | None = None
-        if flag.device.type == "cuda":
-            self._host = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._host.copy_(flag, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._host = flag
+        self._flag = arrays.flag([check.wrong for check in checks])
 
     def read(self) -> bool:
         """Return it, waiting for the device if need be."""
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self._host)
+        return self._flag.read()
 
 
 @dataclass(kw_only=True)
@@ -61,65 +51,59 @@ class SlotCheck:
     """Slots of one pool that were compared.
 
     Attributes:
-        chains, data: ``bool[n]``, which of them failed.
+        wrong: ``bool[n]``, which of them failed.
         slots: ``int64[n]``.
-        heads, expected: what they should have been written for, packed, and its chain.
-        names: who reads each.
+        expected: the chain of what each should have been written for.
+        sums, hashes: what was kept of each, and the hash of its bytes then.
+        head: what the slot at an index should have been written for, packed.
+        name: who reads it, and for which position.
     """
 
     shadow: SlotShadow
     step: int
     launch: Launch
-    slots: torch.Tensor
-    heads: torch.Tensor
-    expected: torch.Tensor
-    chains: torch.Tensor
-    data: torch.Tensor | None
-    names: Names
-
-    def wrong(self) -> torch.Tensor:
-        """Which slots failed."""
-        return self.chains if self.data is None else self.chains | self.data
+    wrong: Array
+    slots: Array
+    expected: Array
+    sums: Array
+    hashes: Array | None
+    head: Callable[[int], int]
+    name: Names
 
     def records(self, *, at_most: int) -> tuple[list[KvViolation], Counter[Reason]]:
         """The records, no more than so many, and how many slots failed for each reason."""
-        shadow = self.shadow
         found: list[KvViolation] = []
         counts: Counter[Reason] = Counter()
-        for index in self.chains.nonzero().flatten().tolist():
-            slot = int(self.slots[index])
-            have, want = int(shadow.heads[slot]), int(self.heads[index])
-            for reason, expected, seen in _differences(
-                have, want, int(self.expected[index]), int(shadow.chains[slot])
-            ):
+        for index in self.shadow.arrays.where(self.wrong):
+            for reason, expected, seen in self._reasons(index):
                 counts[reason] += 1
                 if len(found) < at_most:
-                    found.append(self._record(index, slot, reason, expected, seen))
-        if self.data is not None:
-            for index in self.data.nonzero().flatten().tolist():
-                counts[Reason.VERIFY_REAL_KV_HASH] += 1
-                if len(found) < at_most:
-                    slot = int(self.slots[index])
-                    at = torch.tensor([slot], device=shadow.device)
-                    found.append(
-                        self._record(
-                            index,
-                            slot,
-                            Reason.VERIFY_REAL_KV_HASH,
-                            int(shadow.data[slot]),
-                            int(shadow.byte_hash.of(at)),
-                        )
-                    )
+                    found.append(self._record(index, reason, expected, seen))
         return found, counts
 
-    def _record(
-        self, index: int, slot: int, reason: Reason, expected: int, found: int
-    ) -> KvViolation:
-        rid, position = self.names(index)
+    def _reasons(self, index: int) -> list[tuple[Reason, int, int]]:
+        """What is wrong with a slot: reasons with what was expected and found."""
+        shadow = self.shadow
+        # A table may name slots that do not exist; they were compared with the nearest one.
+        slot = min(max(int(self.slots[index]), 0), shadow.num_slots - 1)
+        want_chain, chain = int(self.expected[index]), int(shadow.chains[slot])
+        reasons = []
+        if chain != want_chain:
+            have, want = int(shadow.heads[slot]), self.head(index)
+            reasons = _differences(have, want, want_chain, chain)
+        if self.hashes is not None:
+            # Of then, not of now: a forward may have written the slot meanwhile.
+            data, found = signed(int(self.sums[index]) - chain), int(self.hashes[index])
+            if data != found:
+                reasons.append((Reason.VERIFY_REAL_KV_HASH, data, found))
+        return reasons or [(Reason.VERIFY_CHAIN_HASH, want_chain, int(self.sums[index]))]
+
+    def _record(self, index: int, reason: Reason, expected: int, found: int) -> KvViolation:
+        rid, position = self.name(index)
         return KvViolation(
             step=self.step,
             pool=self.shadow.view.name,
-            slot=slot,
+            slot=int(self.slots[index]),
             position=position,
             reason=reason,
             expected=expected,
@@ -155,16 +139,18 @@ class InputCheck:
 
     pool: str
     step: int
-    positions: torch.Tensor
-    fed: torch.Tensor
-    slots: torch.Tensor
-    expected: torch.Tensor
-    expected_slots: torch.Tensor
-    tokens: torch.Tensor
-    places: torch.Tensor
+    arrays: Arrays
+    positions: Array
+    fed: Array
+    slots: Array
+    expected: Array
+    expected_slots: Array
+    tokens: Array
+    places: Array
     names: Callable[[int], str]
 
-    def wrong(self) -> torch.Tensor:
+    @property
+    def wrong(self) -> Array:
         """Which tokens failed."""
         return self.tokens | self.places
 
@@ -176,7 +162,7 @@ class InputCheck:
             (Reason.WRITE_TOKEN, self.tokens, self.expected & _TOKEN_BITS, self.fed),
             (Reason.WRITE_POSITION, self.places, self.expected_slots, self.slots),
         ):
-            for index in failed.nonzero().flatten().tolist():
+            for index in self.arrays.where(failed):
                 counts[reason] += 1
                 if len(found) < at_most:
                     found.append(

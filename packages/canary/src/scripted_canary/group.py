@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-import torch
+import numpy as np
 from scripted_core.kv_watch import CachedSlots, KvBatch, KvGroup
 
+from scripted_canary.arrays import Array, arrays_for
 from scripted_canary.check import Check, InputCheck, Names, Outcome, SlotCheck
 from scripted_canary.hashing import head_of
 from scripted_canary.settings import CanarySettings
@@ -31,26 +33,26 @@ class GroupCanary:
 
     def __init__(self, group: KvGroup, *, settings: CanarySettings, found: Found) -> None:
         self.group = group
+        self.arrays = arrays_for(group.storages[0].buffers[0])
         self.shadows = tuple(
-            SlotShadow(view, real_data=settings.real_data) for view in group.storages
+            SlotShadow(view, real_data=settings.real_data, arrays=self.arrays)
+            for view in group.storages
         )
-        self.device = self.shadows[0].device
-        self.table = torch.as_tensor(group.table)
+        self.table = self.arrays.view(group.table)
         rows, positions = self.table.shape
-        self.truth = RowTruth(rows=rows, positions=positions, device=self.device)
+        self.truth = RowTruth(rows=rows, positions=positions, arrays=self.arrays)
         self._settings = settings
         self._found = found
         self._pending: list[Outcome] = []
-        # What a forward reads is verified beside it: it writes other slots. On a CPU there is no beside.
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._fed: _Fed | None = None
         self.forwards = 0
-        # On the device: to read it after each forward would wait for that forward.
-        self._verified = torch.zeros((), dtype=torch.int64, device=self.device)
+        # On a device it stays there: to read it after each forward would wait for that forward.
+        self._verified: Array = self.arrays.zeros(1)
 
     @property
     def verified_slots(self) -> int:
         """Slots that were verified."""
-        return int(self._verified)
+        return int(self._verified[0])
 
     # --- forwards
 
@@ -58,53 +60,48 @@ class GroupCanary:
         """Verify the slots that the forward reads, and what it is fed."""
         self.settle()
         self.forwards += 1
-        rows, starts = self._tensor(batch.rows), self._tensor(batch.starts)
+        whole = self.arrays.whole
+        rows, starts = whole(batch.rows), whole(batch.starts)
         if not self.truth.is_same_decode(batch):
             self.truth.learn(batch, rows.tolist(), starts.tolist())
-        if self._side is None:
-            self._verify(batch, rows, starts)
-        else:
-            self._side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(self._side):
-                self._verify(batch, rows, starts)
+        with self.arrays.beside():
+            fed = self._fed = self._look_up(batch, rows, starts)
+            checks: list[Check] = list(self._reads(batch, rows, starts)) if batch.longest else []
+            self._conclude([*checks, self._input(batch, fed)])
 
     def after(self, batch: KvBatch, next_tokens: Any | None) -> None:
         """Record the slots that the forward has written."""
-        if self._side is not None:
-            # The records are about to change, and so may what the batch was made of.
-            torch.cuda.current_stream(self.device).wait_stream(self._side)
-        rows, starts = self._tensor(batch.rows), self._tensor(batch.starts)
-        of, positions = self._written(batch, rows, starts)
-        fed = self._tensor(batch.input_ids)
-        slots = self._tensor(batch.out_slots)
-        truth = self.truth
-        heads = head_of(fed, positions)
+        # The records are about to change, and so may what the batch was made of.
+        self.arrays.join()
+        fed, self._fed = self._fed, None
+        assert fed is not None, "the forward was begun"
         # The chain of what was fed, which differs from the true one where another token was fed.
-        chains = truth.chains[of, positions + 1] + (heads - truth.heads[of, positions])
+        chains = self.truth.chains[fed.of, fed.positions + _ONE] + (fed.heads - fed.expected)
         for shadow in self.shadows:
-            shadow.record(slots, heads, chains)
+            shadow.record(fed.slots, fed.heads, chains)
         if next_tokens is not None and batch.next_known:
-            ends = starts + 1 if batch.counts is None else starts + self._tensor(batch.counts)
-            truth.chosen(rows, ends, self._tensor(next_tokens))
-
-    def _verify(self, batch: KvBatch, rows: torch.Tensor, starts: torch.Tensor) -> None:
-        checks = list(self._reads(batch, rows, starts)) if batch.longest else []
-        self._conclude([*checks, self._input(batch, rows, starts)])
+            whole = self.arrays.whole
+            counts = _ONE if batch.counts is None else whole(batch.counts)
+            self.truth.chosen(fed.rows, fed.starts + counts, whole(next_tokens))
 
     def sweep(self, cached: CachedSlots, shadow: SlotShadow) -> None:
         """Verify the slots of one pool that the prefix tree holds."""
-        slots = self._tensor(cached.slots)
+        arrays = self.arrays
+        slots = arrays.whole(cached.slots)
         if not len(slots):
             return
-        positions = self._tensor(cached.positions)
+
+        def head(index: int) -> int:
+            return int(head_of(arrays.whole(cached.tokens), arrays.whole(cached.positions))[index])
+
         check = self._compare(
             shadow,
             launch=Launch.SWEEP,
             slots=slots,
-            heads=head_of(self._tensor(cached.tokens), positions),
             expected=shadow.expected_in_tree(cached, self.truth.growth),
             mask=None,
-            names=lambda index: ("", int(positions[index])),
+            head=head,
+            name=lambda index: ("", int(cached.positions[index])),
         )
         self._verified += len(slots)
         self._conclude([check])
@@ -113,12 +110,12 @@ class GroupCanary:
 
     def take(self, full_slots: Any) -> tuple[Known, ...]:
         """What is known of these slots, in each pool."""
-        slots = self._tensor(full_slots)
+        slots = self.arrays.whole(full_slots)
         return tuple(shadow.take(slots) for shadow in self.shadows)
 
     def put(self, full_slots: Any, taken: Sequence[Known]) -> None:
         """The contents of slots were copied into these."""
-        slots = self._tensor(full_slots)
+        slots = self.arrays.whole(full_slots)
         for shadow, known in zip(self.shadows, taken, strict=True):
             shadow.put(slots, known)
 
@@ -135,34 +132,39 @@ class GroupCanary:
                         self._found(records, counts)
 
     def _conclude(self, checks: Sequence[Check]) -> None:
-        self._pending.append(Outcome(checks))
-        if self.device.type != "cuda":
+        self._pending.append(Outcome(checks, arrays=self.arrays))
+        if self.arrays.is_immediate:
             self.settle()
 
-    def _reads(self, batch: KvBatch, rows: torch.Tensor, starts: torch.Tensor) -> Iterator[Check]:
-        longest, truth = batch.longest, self.truth
-        columns = truth.columns[:longest]
-        read = columns < starts[:, None]
-        slots = self.table[:, :longest].index_select(0, rows).to(torch.int64).flatten()
-        heads = truth.heads[:, :longest].index_select(0, rows).flatten()
-        chains = truth.chains[:, 1 : longest + 1].index_select(0, rows).flatten()
+    def _reads(self, batch: KvBatch, rows: Array, starts: Array) -> Iterator[Check]:
+        longest, truth, arrays = batch.longest, self.truth, self.arrays
+        columns, column = truth.columns[:longest], starts[:, None]
+        read = columns < column
+        slots = arrays.block(self.table, rows, 0, longest)
+        chains = arrays.block(truth.chains, rows, 1, longest + 1)
 
-        def names(index: int) -> tuple[str, int]:
+        def name(index: int) -> tuple[str, int]:
             return batch.rids()[index // longest], index % longest
 
+        def head(index: int) -> int:
+            return int(truth.heads[rows[index // longest], index % longest])
+
         for shadow in self.shadows:
-            mask = read
-            if shadow.view.window is not None:
-                mask = read & (columns > starts[:, None] - shadow.view.window)
-            self._verified += mask.sum()
+            window = shadow.view.window
+            if window is None:
+                mask, verified = read, starts
+            else:
+                mask = read & (columns > column - window)
+                verified = starts.clip(max=window - 1)
+            self._verified += verified.sum()
             yield self._compare(
                 shadow,
                 launch=Launch.FORWARD,
                 slots=shadow.own(slots),
-                heads=heads,
                 expected=chains,
-                mask=mask.flatten(),
-                names=names,
+                mask=mask.reshape(-1),
+                head=head,
+                name=name,
             )
 
     def _compare(
@@ -170,40 +172,57 @@ class GroupCanary:
         shadow: SlotShadow,
         *,
         launch: Launch,
-        slots: torch.Tensor,
-        heads: torch.Tensor,
-        expected: torch.Tensor,
-        mask: torch.Tensor | None,
-        names: Names,
+        slots: Array,
+        expected: Array,
+        mask: Array | None,
+        head: Callable[[int], int],
+        name: Names,
     ) -> SlotCheck:
-        chains = shadow.broken_chains(slots, expected)
-        data = shadow.broken_data(slots) if shadow.hashes_data else None
+        sums, hashes = shadow.held(slots)
+        wrong = (sums if hashes is None else sums - hashes) != expected
         if mask is not None:
-            chains = chains & mask
-            data = None if data is None else data & mask
+            wrong &= mask
         return SlotCheck(
             shadow=shadow,
             step=self.forwards,
             launch=launch,
+            wrong=wrong,
             slots=slots,
-            heads=heads,
             expected=expected,
-            chains=chains,
-            data=data,
-            names=names,
+            sums=sums,
+            hashes=hashes,
+            head=head,
+            name=name,
         )
 
-    def _input(self, batch: KvBatch, rows: torch.Tensor, starts: torch.Tensor) -> InputCheck:
-        """Compare what is fed, and where it goes, with the requests and the table."""
-        of, positions = self._written(batch, rows, starts)
-        fed, truth = self._tensor(batch.input_ids), self.truth
+    def _look_up(self, batch: KvBatch, rows: Array, starts: Array) -> _Fed:
+        """What a forward is fed, and what belongs there."""
+        arrays, truth = self.arrays, self.truth
+        of, positions = rows, starts
+        if batch.counts is not None:
+            counts = arrays.whole(batch.counts)
+            first = arrays.repeat(counts.cumsum(0) - counts, counts)
+            of = arrays.repeat(rows, counts)
+            positions = arrays.repeat(starts, counts) + arrays.arange(len(first)) - first
+        tokens = arrays.whole(batch.input_ids)
         if not batch.next_known:
-            known = torch.tensor(truth.known, device=self.device)[of]
-            guessed = positions >= known
+            guessed = positions >= arrays.whole(truth.known)[of]
             if bool(guessed.any()):
-                truth.assume(of[guessed], positions[guessed], fed[guessed])
-        expected, table_slots = truth.heads[of, positions], self.table[of, positions]
-        out_slots = self._tensor(batch.out_slots)
+                truth.assume(of[guessed], positions[guessed], tokens[guessed])
+        return _Fed(
+            rows=rows,
+            starts=starts,
+            of=of,
+            positions=positions,
+            tokens=tokens,
+            slots=arrays.whole(batch.out_slots),
+            heads=head_of(tokens, positions),
+            expected=truth.heads[of, positions],
+        )
+
+    def _input(self, batch: KvBatch, fed: _Fed) -> InputCheck:
+        """Compare what is fed, and where it goes, with the requests and the table."""
+        table_slots = self.table[fed.of, fed.positions]
 
         def name(index: int) -> str:
             request = index if batch.counts is None else _owner(batch.counts, index)
@@ -212,29 +231,37 @@ class GroupCanary:
         return InputCheck(
             pool=self.group.name,
             step=self.forwards,
-            positions=positions,
-            fed=fed,
-            slots=out_slots,
-            expected=expected,
+            arrays=self.arrays,
+            positions=fed.positions,
+            fed=fed.tokens,
+            slots=fed.slots,
+            expected=fed.expected,
             expected_slots=table_slots,
-            tokens=expected != head_of(fed, positions),
-            places=table_slots != out_slots,
+            tokens=fed.expected != fed.heads,
+            places=table_slots != fed.slots,
             names=name,
         )
 
-    def _written(
-        self, batch: KvBatch, rows: torch.Tensor, starts: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and position of each token that is computed."""
-        if batch.counts is None:
-            return rows, starts
-        counts = self._tensor(batch.counts)
-        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        offsets = torch.arange(len(first), device=self.device) - first
-        return rows.repeat_interleave(counts), starts.repeat_interleave(counts) + offsets
 
-    def _tensor(self, values: Any) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.int64, device=self.device)
+@dataclass(kw_only=True, slots=True)
+class _Fed:
+    """What a forward is fed: of each request its row and start, of each token all the rest.
+
+    Attributes:
+        of, positions: row and position.
+        tokens, heads: the token, and packed with its position.
+        slots: the full slot that its KV goes to.
+        expected: the token that belongs there, packed.
+    """
+
+    rows: Array
+    starts: Array
+    of: Array
+    positions: Array
+    tokens: Array
+    slots: Array
+    heads: Array
+    expected: Array
 
 
 def _owner(counts: Sequence[int], index: int) -> int:
@@ -244,3 +271,6 @@ def _owner(counts: Sequence[int], index: int) -> int:
             return request
         index -= count
     raise IndexError(index)
+
+
+_ONE: Final = np.int64(1)

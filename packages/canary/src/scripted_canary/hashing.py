@@ -13,107 +13,99 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-import torch
+import numpy as np
 
+from scripted_canary.arrays import Array, Arrays, Words
 from scripted_canary.settings import RealData
 
 GROWTH: Final = -3372029247567499371
 """G, as a signed number of 64 bits."""
 SEED: Final = 0x1F83D9ABFB41BD6B
 """The chain before the first token."""
-_WORD_FACTOR: Final = -7046029254386353131
+# NumPy takes several µs to see what a plain number is, for each operation; torch takes these as well.
+_WORD_FACTOR: Final = np.int64(-7046029254386353131)
+_WORD_SHIFT: Final = np.int64(29)
+_HEAD_SHIFT: Final = np.int64(32)
 _MASK: Final = (1 << 64) - 1
-_PARTIAL_BYTES: Final = 16
-POSITION_SHIFT: Final = 32
+PARTIAL_BYTES: Final = 16
+"""So many bytes of a slot are hashed in mode ``partial``."""
+POSITION_SHIFT: Final = int(_HEAD_SHIFT)
 
 
-def head_of(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def head_of(tokens: Array, positions: Array) -> Array:
     """Pack token and position into one word each."""
-    return (positions << POSITION_SHIFT) + tokens
+    return (positions << _HEAD_SHIFT) + tokens
 
 
-def word_of(heads: torch.Tensor) -> torch.Tensor:
+def word_of(heads: Array) -> Array:
     """What a token at a position adds to the chain."""
-    return (heads ^ (heads >> 29)) * _WORD_FACTOR
+    return (heads ^ (heads >> _WORD_SHIFT)) * _WORD_FACTOR
 
 
 class ChainPowers:
     """G^n and G^-n for all n that a context can need."""
 
-    def __init__(self, length: int, *, device: torch.device) -> None:
+    def __init__(self, length: int, *, arrays: Arrays) -> None:
         inverse = pow(GROWTH & _MASK, -1, 1 << 64)
-        self.growth = _powers(GROWTH & _MASK, length + 1).to(device)
-        self.inverse = _powers(inverse, length + 1).to(device)
+        self.growth = arrays.whole(_powers(GROWTH & _MASK, length + 1))
+        self.inverse = arrays.whole(_powers(inverse, length + 1))
 
-    def run(self, before: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Return the chain at each of ``words`` (``int64[n]``), behind the chain ``before``."""
+    def run(self, before: Array, words: Array) -> Array:
+        """Return the chain at each of ``words`` (``int64[n]``) behind ``before`` (``int64[1]``)."""
         n = len(words)
-        scaled: torch.Tensor = words * self.inverse[1 : n + 1]
+        scaled = words * self.inverse[1 : n + 1]
         return (scaled.cumsum(0) + before) * self.growth[1 : n + 1]
 
 
-def _powers(base: int, count: int) -> torch.Tensor:
+@functools.cache
+def _powers(base: int, count: int) -> tuple[int, ...]:
     values = [1]
     for _ in range(count - 1):
         values.append(values[-1] * base & _MASK)
-    signed = [value - (1 << 64) if value >> 63 else value for value in values]
-    return torch.tensor(signed, dtype=torch.int64)
+    return tuple(signed(value) for value in values)
+
+
+def signed(value: int) -> int:
+    """A number modulo 2^64, as a signed one."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
 
 
 class ByteHash:
     """The hash of what slots hold, over some or all of the bytes in the buffers of a pool."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], *, real_data: RealData) -> None:
+    def __init__(self, buffers: Sequence[Any], *, real_data: RealData, arrays: Arrays) -> None:
         """Keep views of the buffers as they are; nothing is copied."""
-        self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._arrays = arrays
+        self._parts: list[tuple[Words, Array]] = []
         if real_data is RealData.NONE:
             return
-        wanted = buffers[:1] if real_data is RealData.PARTIAL else buffers
+        limit = PARTIAL_BYTES if real_data is RealData.PARTIAL else None
         used = 0
-        for buffer in wanted:
-            words = words_of(buffer)
-            if real_data is RealData.PARTIAL:
-                words = words[:, : _PARTIAL_BYTES // words.element_size()]
-            weights = _weights(used, words.shape[1]).to(words.device)
-            self._parts.append((words, weights))
-            used += words.shape[1]
+        for buffer in buffers[:1] if limit is not None else buffers:
+            words = arrays.words(buffer, limit=limit)
+            self._parts.append((words, arrays.whole(_weights(used, words.count))))
+            used += words.count
 
-    def of(self, slots: torch.Tensor) -> torch.Tensor:
+    def of(self, slots: Array) -> Array:
         """Return the hash of each slot, ``int64[n]``."""
-        total: torch.Tensor | None = None
+        total: Array = None
         for words, weights in self._parts:
-            held = words.index_select(0, slots)
-            if held.dtype != torch.int64:
-                held = held.to(torch.int64)
-            part = ((held ^ (held >> 32)) * weights).sum(1)
+            part = self._arrays.folded_sum(words.of(slots), weights)
             total = part if total is None else total + part
         assert total is not None, "asked only where real data is hashed"
         return total
 
 
-def words_of(buffer: torch.Tensor) -> torch.Tensor:
-    """A buffer ``[slots, ...]`` as whole numbers, ``[slots, words]``: the same memory.
-
-    Words have 64 bits where the bytes of a slot can be divided into such, else 32 or 8.
-    """
-    flat = buffer.flatten(1)
-    size = flat.shape[1] * flat.element_size()
-    for kind in (torch.int64, torch.int32, torch.uint8):
-        if size % kind.itemsize == 0 and flat.data_ptr() % kind.itemsize == 0:
-            return flat.view(kind)
-    raise AssertionError("bytes can always be seen as bytes")
-
-
 @functools.cache
-def _weights(first: int, count: int) -> torch.Tensor:
+def _weights(first: int, count: int) -> tuple[int, ...]:
     """Return odd weights for words ``first`` and on."""
-    signed = []
+    weights = []
     for index in range(first, first + count):
         value = (index + 1) * 0x9E3779B97F4A7C15 & _MASK
         value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
         value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-        value = (value ^ (value >> 31)) | 1
-        signed.append(value - (1 << 64) if value >> 63 else value)
-    return torch.tensor(signed, dtype=torch.int64)
+        weights.append(signed((value ^ (value >> 31)) | 1))
+    return tuple(weights)

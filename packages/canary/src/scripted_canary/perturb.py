@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from scripted_core.errors import ConfigError
 from scripted_core.kv_watch import KvBatch, KvWatchPort
 
+from scripted_canary.hashing import PARTIAL_BYTES
 from scripted_canary.settings import RealData
 from scripted_canary.shadow import SlotShadow
 
 if TYPE_CHECKING:
     from scripted_canary.group import GroupCanary
-
-_PARTIAL_BYTES = 16
 
 
 class PerturbKind(StrEnum):
@@ -178,8 +177,8 @@ def _flip_used(
     if first >= start:
         return False
     position = numbers.randrange(first, start)
-    full_slot = group.table[_plain(batch.rows)[index], position].to(torch.int64)
-    return _flip(shadow, int(shadow.own(full_slot.reshape(1))[0]), one, numbers)
+    full_slot = group.table[_plain(batch.rows)[index], position]
+    return _flip(shadow, _own(shadow, [int(full_slot)])[0], one, numbers)
 
 
 def _flip_orphan(
@@ -189,9 +188,12 @@ def _flip_orphan(
     if cached is None:
         return False
     rows, starts = _plain(batch.rows), _plain(batch.starts)
-    read = [group.table[row, :start] for row, start in zip(rows, starts, strict=True)]
-    in_use = set(shadow.own(torch.cat(read).to(torch.int64)).tolist()) if read else set()
-    orphans = sorted(set(_plain(cached.slots)) - in_use)
+    read = [
+        slot
+        for row, start in zip(rows, starts, strict=True)
+        for slot in _plain(group.table[row, :start])
+    ]
+    orphans = sorted(set(_plain(cached.slots)) - set(_own(shadow, read)))
     if not orphans:
         return False
     numbers = random.Random(one.seed)
@@ -210,35 +212,29 @@ def _flip_written(
     if not choices:
         return False
     numbers = random.Random(one.seed)
-    full_slot = torch.tensor([numbers.choice(choices)], device=shadow.device)
     one.undo = False  # nobody has read it yet
-    return _flip(shadow, int(shadow.own(full_slot)[0]), one, numbers)
+    return _flip(shadow, _own(shadow, [numbers.choice(choices)])[0], one, numbers)
 
 
 def _swap_rows(
     port: KvWatchPort, group: GroupCanary, shadow: SlotShadow, batch: KvBatch, one: Perturbation
 ) -> bool:
     rows, starts = _plain(batch.rows), _plain(batch.starts)
-    table = group.table
+    table, chains = group.table, group.truth.chains
     pairs = [
-        (rows[a], rows[b], min(starts[a], starts[b]))
+        (rows[a], rows[b], common)
         for a in range(len(rows))
         for b in range(a)
-        if min(starts[a], starts[b])
-        and not torch.equal(
-            group.truth.chains[rows[a], min(starts[a], starts[b])],
-            group.truth.chains[rows[b], min(starts[a], starts[b])],
-        )
-        and not torch.equal(
-            table[rows[a], : min(starts[a], starts[b])], table[rows[b], : min(starts[a], starts[b])]
-        )
+        if (common := min(starts[a], starts[b]))
+        and int(chains[rows[a], common]) != int(chains[rows[b], common])
+        and _plain(table[rows[a], :common]) != _plain(table[rows[b], :common])
     ]
     if not pairs:
         return False
     first, second, length = random.Random(one.seed).choice(pairs)
 
     def swap() -> None:
-        kept = table[first, :length].clone()
+        kept = group.arrays.copy(table[first, :length])
         table[first, :length] = table[second, :length]
         table[second, :length] = kept
 
@@ -258,9 +254,8 @@ def _swap_next_token(
         return False
     first, second = random.Random(one.seed).choice(pairs)
     # Another array: the engine may still have the old one as the result of the forward before.
-    swapped = (
-        batch.input_ids.clone() if torch.is_tensor(batch.input_ids) else batch.input_ids.copy()
-    )
+    fed_before = batch.input_ids
+    swapped = fed_before.copy() if isinstance(fed_before, np.ndarray) else fed_before.clone()
     swapped[first], swapped[second] = fed[second], fed[first]
     batch.input_ids = swapped
     return True
@@ -269,29 +264,27 @@ def _swap_next_token(
 def _flip(shadow: SlotShadow, slot: int, one: Perturbation, numbers: random.Random) -> bool:
     """Flip bits of one byte of a slot."""
     if one.within is RealData.ALL:
-        buffer = numbers.choice(shadow.buffers)
-        size = _bytes_of(buffer).shape[1]
+        content = numbers.choice(shadow.buffers)
+        size = content.shape[1]
     else:
-        buffer = shadow.buffers[0]
-        size = min(_bytes_of(buffer).shape[1], _PARTIAL_BYTES)
-    content, at, bits = _bytes_of(buffer), numbers.randrange(size), numbers.randrange(1, 256)
-    # Engines make their buffers in inference mode, in which alone they may be changed.
-    with torch.inference_mode():
-        content[slot, at] ^= bits
+        content = shadow.buffers[0]
+        size = min(content.shape[1], PARTIAL_BYTES)
+    at, bits = numbers.randrange(size), numbers.randrange(1, 256)
+
+    def flip() -> None:
+        shadow.arrays.flip(content, slot, at, bits)
+
+    flip()
     one.slot = slot
-
-    def put_back() -> None:
-        with torch.inference_mode():
-            content[slot, at] ^= bits
-
-    one.restore = put_back
+    one.restore = flip
     if one.undo:
-        one.put_back.append(put_back)
+        one.put_back.append(flip)
     return True
 
 
-def _bytes_of(buffer: torch.Tensor) -> torch.Tensor:
-    return buffer.flatten(1).view(torch.uint8)
+def _own(shadow: SlotShadow, full_slots: list[int]) -> list[int]:
+    """A pool's slots beside full slots."""
+    return _plain(shadow.own(shadow.arrays.whole(full_slots)))
 
 
 def _plain(values: Any) -> list[int]:

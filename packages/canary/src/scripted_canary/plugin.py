@@ -31,7 +31,7 @@ def install(port: KvWatchPort) -> Canary | None:
     settings = settings_of(port.kv_watch_settings())
     if settings.mode is CanaryMode.OFF:
         return None
-    from scripted_canary.canary import Canary  # torch takes a second
+    from scripted_canary.canary import Canary  # NumPy is not needed without one
 
     if isinstance(port.kv_watcher, Canary):
         return port.kv_watcher

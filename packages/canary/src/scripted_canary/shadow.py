@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from scripted_core.kv_watch import CachedSlots, KvStorageView
 
+from scripted_canary.arrays import Array, Arrays
 from scripted_canary.hashing import POSITION_SHIFT, SEED, ByteHash, head_of, word_of
 from scripted_canary.settings import RealData
 
@@ -17,75 +17,78 @@ _TOKEN_MASK = (1 << POSITION_SHIFT) - 1
 class Known:
     """What is known of slots that are copied somewhere else: it goes along with them."""
 
-    heads: torch.Tensor
-    chains: torch.Tensor
-    data: torch.Tensor
+    heads: Array
+    chains: Array
+    data: Array
 
 
 class SlotShadow:
-    """Beside each slot: its token and position, the hash of its prefix, and that of its bytes."""
+    """Beside each slot: its token and position, the hash of its prefix, and that of its bytes.
 
-    def __init__(self, view: KvStorageView, *, real_data: RealData) -> None:
+    The latter two are also kept as their ``sums``: what is in a slot is as it should be when its sum,
+    less the hash of its bytes as they are now, is the chain that belongs there. One comparison tells
+    of both hashes, and a change of one of them always shows.
+
+    Attributes:
+        heads, chains, sums: ``int64[slots]``.
+        buffers: the pool's own memory, ``uint8[slots, bytes]`` each.
+    """
+
+    def __init__(self, view: KvStorageView, *, real_data: RealData, arrays: Arrays) -> None:
         self.view = view
-        buffers = [torch.as_tensor(buffer) for buffer in view.buffers]
-        self.device = buffers[0].device
-        self.buffers = tuple(buffers)
-        self.num_slots = len(buffers[0])
+        self.arrays = arrays
+        self.buffers = tuple(arrays.as_bytes(buffer) for buffer in view.buffers)
+        self.num_slots = len(self.buffers[0])
         self.hashes_data = real_data is not RealData.NONE
-        self.byte_hash = ByteHash(buffers, real_data=real_data)
-        self.mapping = None if view.mapping is None else torch.as_tensor(view.mapping)
+        self.byte_hash = ByteHash(view.buffers, real_data=real_data, arrays=arrays)
+        self.mapping = None if view.mapping is None else arrays.view(view.mapping)
+        self.heads, self.chains, self.sums = (arrays.zeros(self.num_slots) for _ in range(3))
 
-        def empty() -> torch.Tensor:
-            return torch.zeros(self.num_slots, dtype=torch.int64, device=self.device)
-
-        self.heads, self.chains, self.data = empty(), empty(), empty()
-
-    def own(self, full_slots: torch.Tensor) -> torch.Tensor:
+    def own(self, full_slots: Array) -> Array:
         """This pool's slots beside full slots."""
-        if self.mapping is None:
-            return full_slots
-        mapped: torch.Tensor = self.mapping[full_slots]
-        return mapped
+        return full_slots if self.mapping is None else self.arrays.take(self.mapping, full_slots)
 
-    def record(self, full_slots: torch.Tensor, heads: torch.Tensor, chains: torch.Tensor) -> None:
+    def record(self, full_slots: Array, heads: Array, chains: Array) -> None:
         """A forward has written these slots."""
         slots = self.own(full_slots)
-        self.heads.index_copy_(0, slots, heads)
-        self.chains.index_copy_(0, slots, chains)
-        if self.hashes_data:
-            self.data.index_copy_(0, slots, self.byte_hash.of(slots))
+        sums = chains + self.byte_hash.of(slots) if self.hashes_data else chains
+        self._put(slots, heads, chains, sums)
 
-    def take(self, full_slots: torch.Tensor) -> Known:
+    def take(self, full_slots: Array) -> Known:
         """What is known of slots."""
         slots = self.own(full_slots)
-        return Known(self.heads[slots], self.chains[slots], self.data[slots])
+        heads, chains, sums = (
+            self.arrays.take(values, slots) for values in (self.heads, self.chains, self.sums)
+        )
+        return Known(heads, chains, sums - chains)
 
-    def put(self, full_slots: torch.Tensor, known: Known) -> None:
+    def put(self, full_slots: Array, known: Known) -> None:
         """The contents of other slots were copied into these."""
-        slots = self.own(full_slots)
-        self.heads[slots] = known.heads.to(self.device)
-        self.chains[slots] = known.chains.to(self.device)
-        self.data[slots] = known.data.to(self.device)
+        whole = self.arrays.whole
+        chains = whole(known.chains)
+        self._put(self.own(full_slots), whole(known.heads), chains, chains + whole(known.data))
 
-    def broken_chains(self, slots: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-        """Which slots were written for another token, position or prefix."""
-        return self.chains.index_select(0, slots) != expected
+    def _put(self, slots: Array, heads: Array, chains: Array, sums: Array) -> None:
+        put = self.arrays.put
+        put(self.heads, slots, heads)
+        put(self.chains, slots, chains)
+        put(self.sums, slots, sums)
 
-    def broken_data(self, slots: torch.Tensor) -> torch.Tensor:
-        """Which slots have other bytes than a forward, or a copy, has left there."""
-        return self.byte_hash.of(slots) != self.data.index_select(0, slots)
+    def held(self, slots: Array) -> tuple[Array, Array | None]:
+        """The sums of slots, and the hashes of their bytes as they are now, if those are hashed."""
+        hashes = self.byte_hash.of(slots) if self.hashes_data else None
+        return self.arrays.take(self.sums, slots), hashes
 
-    def expected_in_tree(self, cached: CachedSlots, growth: torch.Tensor) -> torch.Tensor:
+    def expected_in_tree(self, cached: CachedSlots, growth: Array) -> Array:
         """The chain of each slot of the prefix tree, from that of the slot before it."""
-        slots, previous = self._cached(cached.slots), self._cached(cached.previous)
-        chains = self.chains.index_select(0, slots)
-        before = torch.where(previous >= 0, chains[previous.clamp(min=0)], SEED)
-        heads = head_of(self._cached(cached.tokens), self._cached(cached.positions))
+        arrays = self.arrays
+        slots, previous = arrays.whole(cached.slots), arrays.whole(cached.previous)
+        chains = arrays.take(self.chains, slots)
+        # The first position has none before it, which is entry -1.
+        before = arrays.choose(previous >= 0, arrays.take(chains, previous.clip(min=0)), SEED)
+        heads = head_of(arrays.whole(cached.tokens), arrays.whole(cached.positions))
         # Without the slot before it nothing can be said of a chain: it is taken as it is.
-        return torch.where(previous >= -1, before * growth + word_of(heads), chains)
-
-    def _cached(self, values: object) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.int64, device=self.device)
+        return arrays.choose(previous >= -1, before * growth + word_of(heads), chains)
 
 
 def token_in(head: int) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from scripted_core.kv_watch import KvBatch
 
+from scripted_canary.arrays import Array, Arrays
 from scripted_canary.hashing import SEED, ChainPowers, head_of, word_of
 
 
@@ -22,17 +22,17 @@ class RowTruth:
         heads: ``int64[rows, positions + 1]``, token and position packed.
         chains: ``int64[rows, positions + 2]``; the chain of position p is in column p + 1.
         columns: ``int64[positions + 1]``, 0, 1, 2, ...
-        growth: the factor of the chain.
+        growth: ``int64[1]``, the factor of the chain.
         known: so many tokens of each row came from its request itself.
     """
 
-    def __init__(self, *, rows: int, positions: int, device: torch.device) -> None:
-        self._device = device
-        self.heads = torch.zeros((rows, positions + 1), dtype=torch.int64, device=device)
-        self.chains = torch.full((rows, positions + 2), SEED, dtype=torch.int64, device=device)
-        self.columns = torch.arange(positions + 1, device=device)
-        self._powers = ChainPowers(positions + 1, device=device)
-        self.growth = self._powers.growth[1]
+    def __init__(self, *, rows: int, positions: int, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self.heads = arrays.zeros(rows, positions + 1)
+        self.chains = arrays.zeros(rows, positions + 2) + SEED
+        self.columns = arrays.arange(positions + 1)
+        self._powers = ChainPowers(positions + 1, arrays=arrays)
+        self.growth = self._powers.growth[1:2]
         self._owners: list[Any] = [None] * rows
         self.known = [0] * rows
         self._last_requests: Sequence[Any] | None = None
@@ -60,7 +60,7 @@ class RowTruth:
         self._last_requests = batch.requests if batch.counts is None and batch.next_known else None
         return same and self._last_requests is not None
 
-    def assume(self, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
+    def assume(self, rows: Array, positions: Array, tokens: Array) -> None:
         """Go by what is fed where the requests do not know better: guesses to be verified.
 
         ``positions`` of the same row have to follow one another in order.
@@ -69,18 +69,17 @@ class RowTruth:
             mine = rows == row
             self._write(row, int(positions[mine][0]), tokens[mine])
 
-    def chosen(self, rows: torch.Tensor, ends: torch.Tensor, tokens: torch.Tensor) -> None:
+    def chosen(self, rows: Array, ends: Array, tokens: Array) -> None:
         """A forward has chosen the token at position ``ends`` of each row."""
         heads = head_of(tokens, ends)
-        self.heads.index_put_((rows, ends), heads)
-        chains = self.chains[rows, ends] * self.growth + word_of(heads)
-        self.chains.index_put_((rows, ends + 1), chains)
+        self.heads[rows, ends] = heads
+        self.chains[rows, ends + 1] = self.chains[rows, ends] * self.growth + word_of(heads)
 
-    def _write(self, row: int, start: int, tokens: Sequence[int] | torch.Tensor) -> None:
+    def _write(self, row: int, start: int, tokens: Sequence[int] | Array) -> None:
         if not len(tokens):
             return
         end = start + len(tokens)
-        values = torch.as_tensor(tokens, dtype=torch.int64, device=self._device)
+        values = self._arrays.whole(tokens)
         heads = head_of(values, self.columns[start:end])
         self.heads[row, start:end] = heads
         self.chains[row, start + 1 : end + 1] = self._powers.run(
