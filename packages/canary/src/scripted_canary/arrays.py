@@ -165,7 +165,7 @@ class HostArrays:
     def words(self, buffer: Any, *, limit: int | None) -> Words:
         """A buffer as words."""
         content = self.as_bytes(buffer)
-        if limit is not None and content.shape[1] > limit and limit == _PAIR.itemsize:
+        if limit == _PAIR.itemsize and content.shape[1] > limit and _has_words(content, np.int64):
             return _FirstPairs(content)
         return _WholeSlots(content, limit=limit)
 
@@ -238,8 +238,7 @@ class _WholeSlots:
     def __init__(self, content: Array, *, limit: int | None) -> None:
         words = content
         for kind in (np.int64, np.int32):
-            size = np.dtype(kind).itemsize
-            if content.shape[1] % size == 0 and content.ctypes.data % size == 0:
+            if _has_words(content, kind):
                 words = content.view(kind)
                 break
         self._words = words
@@ -278,6 +277,11 @@ def arrays_for(buffer: Any) -> Arrays:
     from scripted_canary.device_arrays import DeviceArrays  # torch takes a second
 
     return DeviceArrays(buffer.device)
+
+
+def _has_words(content: Array, kind: type[np.integer[Any]]) -> bool:
+    size = np.dtype(kind).itemsize
+    return bool(content.shape[1] % size == 0 and content.ctypes.data % size == 0)
 
 
 def _check_contiguous(is_contiguous: bool) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import torch
 from scripted_core.errors import ConfigError
 from scripted_core.kv_watch import SentSlots
 
 from scripted_canary._version import __version__
+from scripted_canary.arrays import Array
 from scripted_canary.settings import RealData
 from scripted_canary.shadow import Known
 
@@ -53,16 +53,17 @@ def unpack(sent: SentSlots | None, *, scheme: str, slots: int, pools: int) -> tu
     return tuple(Known(*(_numbers(column, slots) for column in one)) for one in sent.storages)
 
 
-def _bytes(numbers: torch.Tensor) -> bytes:
-    column: bytes = numbers.cpu().numpy().astype(_WORD, copy=False).tobytes()
+def _bytes(numbers: Array) -> bytes:
+    on_host = numbers if isinstance(numbers, np.ndarray) else numbers.cpu().numpy()
+    column: bytes = on_host.astype(_WORD, copy=False).tobytes()
     return column
 
 
-def _numbers(column: bytes, count: int) -> torch.Tensor:
+def _numbers(column: bytes, count: int) -> Array:
     numbers = np.frombuffer(column, dtype=_WORD)
     if len(numbers) != count:
         raise ConfigError(
             f"what is known of {len(numbers)} KV slots was sent for {count} slots",
             hint="the servers of a pair have to be of the same release",
         )
-    return torch.from_numpy(numbers.astype(np.int64))
+    return numbers.astype(np.int64)
