@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scripted_core.kv_report import KvReport
+from scripted_core.kv_report import KvCount, KvReport
 from scripted_core.kv_watch import KvBatch, KvWatchPort, SentSlots
 from scripted_core.logs import get_logger
 
@@ -131,11 +131,10 @@ class Canary:
         self.check_health()
         for group in self._groups.values():
             group.settle()
-        pools = [shadow.view.name for group in self._groups.values() for shadow in group.shadows]
         return KvReport(
             mode=self.settings.mode.value,
             violations_total=self.violations_total,
-            counts=self.violations.counts(pools),
+            counts=self.violations.counts(self._pools()),
             last=tuple(one.as_record() for one in self.violations.last(_REPORTED_AT_MOST)),
             verified_slots_total=self.verified_slots_total,
             stopped=tuple(one.describe() for one in self._stopped.values()),
@@ -196,6 +195,13 @@ class Canary:
             for shadow in group.shadows
             if shadow.view.name == storage
         )
+
+    def found_in_script(self) -> tuple[KvCount, ...]:
+        """What was found since the script began, by pool, reason and launch."""
+        return self.violations.counts(self._pools(), since_cleared=True)
+
+    def _pools(self) -> list[str]:
+        return [shadow.view.name for group in self._groups.values() for shadow in group.shadows]
 
     def _note(self, records: list[KvViolation], counts: Counter[Reason]) -> None:
         self.violations.add(records, counts=counts)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scripted_core.errors import ConfigError
 from scripted_core.kv_watch import KvBatch, KvWatchPort
+from scripted_core.logs import get_logger
 
 from scripted_canary.hashing import PARTIAL_BYTES
 from scripted_canary.settings import RealData
@@ -24,6 +25,8 @@ from scripted_canary.shadow import SlotShadow
 
 if TYPE_CHECKING:
     from scripted_canary.group import GroupCanary
+
+_log = get_logger("scripted.canary")
 
 
 class PerturbKind(StrEnum):
@@ -93,7 +96,7 @@ class KvPerturber:
 
     def arm(self, perturbation: Perturbation) -> Perturbation:
         """Let it happen at the first forward that has what it takes; else ``ConfigError``."""
-        known = [view.name for group in self._groups.values() for view in group.group.storages]
+        known = self._known()
         if perturbation.storage not in known:
             raise ConfigError(
                 f"perturb: there is no KV pool {perturbation.storage!r}",
@@ -103,8 +106,21 @@ class KvPerturber:
         return perturbation
 
     def every(self, rates: Sequence[PerturbRate]) -> None:
-        """Arm perturbations at random from now on, reproducibly."""
+        """Arm perturbations at random from now on, reproducibly.
+
+        One of a pool that is not here is passed over: both servers of a pair are told the same.
+        """
+        for rate in rates:
+            if rate.storage not in self._known():
+                _log.warning(
+                    "nothing of this kv pool is perturbed here: it is not in this process",
+                    pool=rate.storage,
+                    pools=self._known(),
+                )
         self._rates = [(rate, random.Random(rate.seed)) for rate in rates]
+
+    def _known(self) -> list[str]:
+        return [view.name for group in self._groups.values() for view in group.group.storages]
 
     def disarm_script(self) -> None:
         """Forget what was armed one by one; what happens at random goes on."""

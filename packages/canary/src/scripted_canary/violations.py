@@ -134,6 +134,7 @@ class ViolationLog:
         self._ring: deque[KvViolation] = deque(maxlen=capacity)
         self.total = 0
         self.by_kind: Counter[tuple[str, Reason, Launch]] = Counter()
+        self._when_cleared: Counter[tuple[str, Reason, Launch]] = Counter()
 
     @property
     def capacity(self) -> int:
@@ -153,10 +154,16 @@ class ViolationLog:
             self.by_kind[pool, reason, launch] += count
         self.total += sum(counts.values())
 
-    def counts(self, pools: Iterable[str]) -> tuple[KvCount, ...]:
-        """How many there were of each kind that there may be in these pools."""
+    def counts(self, pools: Iterable[str], *, since_cleared: bool = False) -> tuple[KvCount, ...]:
+        """How many there were of each kind possible in these pools, since the start or a clear."""
+        before = self._when_cleared if since_cleared else Counter()
         return tuple(
-            KvCount(pool, reason.value, launch.value, self.by_kind[pool, reason, launch])
+            KvCount(
+                pool,
+                reason.value,
+                launch.value,
+                self.by_kind[pool, reason, launch] - before[pool, reason, launch],
+            )
             for pool in pools
             for reason, launch in _POSSIBLE
         )
@@ -172,3 +179,4 @@ class ViolationLog:
     def clear(self) -> None:
         """Forget the records; the counts stay."""
         self._ring.clear()
+        self._when_cleared = Counter(self.by_kind)
