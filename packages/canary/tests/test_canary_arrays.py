@@ -82,7 +82,12 @@ def test_a_buffer_in_pieces_is_refused():
 
 def test_a_table_may_name_slots_that_do_not_exist():
     values = np.arange(8)
-    assert HostArrays().take(values, np.array([-3, 5, 900])).tolist() == [0, 5, 7]
+    named = np.array([-3, 5, 900])
+    assert HostArrays().take(values, named).tolist() == [0, 5, 7]
+    buffer = np.arange(32).reshape(8, 4)
+    for real_data in (RealData.PARTIAL, RealData.ALL):
+        byte_hash = ByteHash([buffer], real_data=real_data, arrays=HostArrays())
+        assert byte_hash.of(named).tolist() == byte_hash.of(np.array([0, 5, 7])).tolist()
 
 
 def test_both_find_the_same_words_and_flags():

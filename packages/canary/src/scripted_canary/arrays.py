@@ -100,6 +100,10 @@ class Arrays(Protocol):
         """A copy."""
         ...
 
+    def total(self, values: Array) -> Array | int:
+        """The sum of a few values."""
+        ...
+
     def flip(self, content: Array, slot: int, at: int, bits: int) -> None:
         """Flip bits of a byte of ``uint8[slots, bytes]``."""
         ...
@@ -205,6 +209,10 @@ class HostArrays:
         """A copy."""
         return values.copy()
 
+    def total(self, values: Array) -> Array | int:
+        """The sum of a few values."""
+        return sum(values.tolist())
+
     def flip(self, content: Array, slot: int, at: int, bits: int) -> None:
         """Flip bits of a byte."""
         content[slot, at] ^= bits
@@ -216,7 +224,10 @@ class HostArrays:
     def flag(self, masks: Sequence[Array]) -> Flag:
         """Whether any mask is true anywhere."""
         # Ten times as fast as any().
-        return _TRUE if any(np.count_nonzero(mask) for mask in masks) else _FALSE
+        for mask in masks:
+            if np.count_nonzero(mask):
+                return _TRUE
+        return _FALSE
 
     def beside(self) -> contextlib.AbstractContextManager[object]:
         """There is no beside."""
@@ -267,7 +278,11 @@ class _FirstPairs:
 
     def of(self, slots: Array) -> Array:
         """``int64[n, 2]``."""
-        return self._items.take(slots, mode="clip").view(np.int64).reshape(-1, 2)
+        try:
+            found = self._items[slots]
+        except IndexError:  # to look first takes longer than all the rest
+            found = self._items[slots.clip(0, len(self._items) - 1)]
+        return found.view(np.int64).reshape(-1, 2)
 
 
 def arrays_for(buffer: Any) -> Arrays:

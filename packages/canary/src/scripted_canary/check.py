@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from scripted_canary.arrays import Array, Arrays
 from scripted_canary.hashing import POSITION_SHIFT, signed
@@ -22,28 +22,31 @@ Names = Callable[[int], tuple[str, int]]
 
 
 class Check(Protocol):
-    """One comparison whose outcome is not looked at yet."""
-
-    @property
-    def wrong(self) -> Array:
-        """``bool[n]``: what failed."""
-        ...
+    """One comparison that failed somewhere."""
 
     def records(self, *, at_most: int) -> tuple[list[KvViolation], Counter[Reason]]:
         """The records, no more than so many, and how many failed for each reason."""
         ...
 
 
+Compared: TypeAlias = tuple[Array, Callable[[], Check]]
+"""``bool[n]``, what failed, and the rest, which nobody needs when nothing did."""
+
+
 class Outcome:
     """Whether anything of several comparisons is wrong, known sooner or later."""
 
-    def __init__(self, checks: Sequence[Check], *, arrays: Arrays) -> None:
-        self.checks = tuple(checks)
-        self._flag = arrays.flag([check.wrong for check in checks])
+    def __init__(self, compared: Sequence[Compared], *, arrays: Arrays) -> None:
+        self._compared = compared
+        self._flag = arrays.flag([wrong for wrong, _ in compared])
 
     def read(self) -> bool:
         """Return it, waiting for the device if need be."""
         return self._flag.read()
+
+    def checks(self) -> list[Check]:
+        """The comparisons."""
+        return [check() for _, check in self._compared]
 
 
 @dataclass(kw_only=True)
@@ -148,11 +151,6 @@ class InputCheck:
     tokens: Array
     places: Array
     names: Callable[[int], str]
-
-    @property
-    def wrong(self) -> Array:
-        """Which tokens failed."""
-        return self.tokens | self.places
 
     def records(self, *, at_most: int) -> tuple[list[KvViolation], Counter[Reason]]:
         """The records, no more than so many, and how many tokens failed for each reason."""

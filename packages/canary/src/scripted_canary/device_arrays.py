@@ -123,6 +123,10 @@ class DeviceArrays:
         """A copy."""
         return values.clone()
 
+    def total(self, values: Array) -> Array | int:
+        """The sum of a few values."""
+        return values.sum()
+
     def flip(self, content: Array, slot: int, at: int, bits: int) -> None:
         """Flip bits of a byte."""
         # Engines make their buffers in inference mode, in which alone they may be changed.

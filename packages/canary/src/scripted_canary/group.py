@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import numpy as np
 from scripted_core.kv_watch import CachedSlots, KvBatch, KvGroup
 
 from scripted_canary.arrays import Array, arrays_for
-from scripted_canary.check import Check, InputCheck, Names, Outcome, SlotCheck
+from scripted_canary.check import Compared, InputCheck, Names, Outcome, SlotCheck
 from scripted_canary.hashing import head_of
 from scripted_canary.settings import CanarySettings
 from scripted_canary.shadow import Known, SlotShadow
@@ -47,12 +47,12 @@ class GroupCanary:
         self._fed: _Fed | None = None
         self.forwards = 0
         # On a device it stays there: to read it after each forward would wait for that forward.
-        self._verified: Array = self.arrays.zeros(1)
+        self._verified: Array = 0
 
     @property
     def verified_slots(self) -> int:
         """Slots that were verified."""
-        return int(self._verified[0])
+        return int(self._verified)
 
     # --- forwards
 
@@ -66,8 +66,10 @@ class GroupCanary:
             self.truth.learn(batch, rows.tolist(), starts.tolist())
         with self.arrays.beside():
             fed = self._fed = self._look_up(batch, rows, starts)
-            checks: list[Check] = list(self._reads(batch, rows, starts)) if batch.longest else []
-            self._conclude([*checks, self._input(batch, fed)])
+            compared = [self._compare_input(batch, fed)]
+            if batch.longest:
+                compared += self._compare_reads(batch, rows, starts)
+            self._conclude(compared)
 
     def after(self, batch: KvBatch, next_tokens: Any | None) -> None:
         """Record the slots that the forward has written."""
@@ -75,14 +77,19 @@ class GroupCanary:
         self.arrays.join()
         fed, self._fed = self._fed, None
         assert fed is not None, "the forward was begun"
+        truth = self.truth
+        known = truth.chains[fed.of, fed.positions + _ONE]
         # The chain of what was fed, which differs from the true one where another token was fed.
-        chains = self.truth.chains[fed.of, fed.positions + _ONE] + (fed.heads - fed.expected)
+        chains = known + (fed.heads - fed.expected)
         for shadow in self.shadows:
             shadow.record(fed.slots, fed.heads, chains)
         if next_tokens is not None and batch.next_known:
-            whole = self.arrays.whole
-            counts = _ONE if batch.counts is None else whole(batch.counts)
-            self.truth.chosen(fed.rows, fed.starts + counts, whole(next_tokens))
+            tokens = self.arrays.whole(next_tokens)
+            if batch.counts is None:
+                truth.chosen(fed.rows, fed.starts + _ONE, tokens, behind=known)
+            else:
+                ends = fed.starts + self.arrays.whole(batch.counts)
+                truth.chosen(fed.rows, ends, tokens, behind=truth.chains[fed.rows, ends])
 
     def sweep(self, cached: CachedSlots, shadow: SlotShadow) -> None:
         """Verify the slots of one pool that the prefix tree holds."""
@@ -94,7 +101,7 @@ class GroupCanary:
         def head(index: int) -> int:
             return int(head_of(arrays.whole(cached.tokens), arrays.whole(cached.positions))[index])
 
-        check = self._compare(
+        compared = self._compare(
             shadow,
             launch=Launch.SWEEP,
             slots=slots,
@@ -104,7 +111,7 @@ class GroupCanary:
             name=lambda index: ("", int(cached.positions[index])),
         )
         self._verified += len(slots)
-        self._conclude([check])
+        self._conclude([compared])
 
     # --- copies
 
@@ -126,17 +133,21 @@ class GroupCanary:
         pending, self._pending = self._pending, []
         for outcome in pending:
             if outcome.read():
-                for check in outcome.checks:
+                for check in outcome.checks():
                     records, counts = check.records(at_most=self._settings.ring_capacity)
                     if counts:
                         self._found(records, counts)
 
-    def _conclude(self, checks: Sequence[Check]) -> None:
-        self._pending.append(Outcome(checks, arrays=self.arrays))
-        if self.arrays.is_immediate:
+    def _conclude(self, compared: Sequence[Compared]) -> None:
+        outcome = Outcome(compared, arrays=self.arrays)
+        if not self.arrays.is_immediate:
+            self._pending.append(outcome)
+        elif outcome.read():
+            self._pending.append(outcome)
             self.settle()
 
-    def _reads(self, batch: KvBatch, rows: Array, starts: Array) -> Iterator[Check]:
+    def _compare_reads(self, batch: KvBatch, rows: Array, starts: Array) -> list[Compared]:
+        """Compare the slots that a forward reads with what they were written for."""
         longest, truth, arrays = batch.longest, self.truth, self.arrays
         columns, column = truth.columns[:longest], starts[:, None]
         read = columns < column
@@ -149,23 +160,26 @@ class GroupCanary:
         def head(index: int) -> int:
             return int(truth.heads[rows[index // longest], index % longest])
 
+        compared = []
         for shadow in self.shadows:
+            mask, verified = read, starts
             window = shadow.view.window
-            if window is None:
-                mask, verified = read, starts
-            else:
+            if window is not None:
                 mask = read & (columns > column - window)
                 verified = starts.clip(max=window - 1)
-            self._verified += verified.sum()
-            yield self._compare(
-                shadow,
-                launch=Launch.FORWARD,
-                slots=shadow.own(slots),
-                expected=chains,
-                mask=mask.reshape(-1),
-                head=head,
-                name=name,
+            self._verified += arrays.total(verified)
+            compared.append(
+                self._compare(
+                    shadow,
+                    launch=Launch.FORWARD,
+                    slots=shadow.own(slots),
+                    expected=chains,
+                    mask=mask.reshape(-1),
+                    head=head,
+                    name=name,
+                )
             )
+        return compared
 
     def _compare(
         self,
@@ -177,23 +191,55 @@ class GroupCanary:
         mask: Array | None,
         head: Callable[[int], int],
         name: Names,
-    ) -> SlotCheck:
+    ) -> Compared:
+        step = self.forwards
         sums, hashes = shadow.held(slots)
         wrong = (sums if hashes is None else sums - hashes) != expected
         if mask is not None:
             wrong &= mask
-        return SlotCheck(
-            shadow=shadow,
-            step=self.forwards,
-            launch=launch,
-            wrong=wrong,
-            slots=slots,
-            expected=expected,
-            sums=sums,
-            hashes=hashes,
-            head=head,
-            name=name,
-        )
+
+        def check() -> SlotCheck:
+            return SlotCheck(
+                shadow=shadow,
+                step=step,
+                launch=launch,
+                wrong=wrong,
+                slots=slots,
+                expected=expected,
+                sums=sums,
+                hashes=hashes,
+                head=head,
+                name=name,
+            )
+
+        return wrong, check
+
+    def _compare_input(self, batch: KvBatch, fed: _Fed) -> Compared:
+        """Compare what is fed, and where it goes, with the requests and the table."""
+        step = self.forwards
+        table_slots = self.table[fed.of, fed.positions]
+        tokens, places = fed.expected != fed.heads, table_slots != fed.slots
+
+        def name(index: int) -> str:
+            request = index if batch.counts is None else _owner(batch.counts, index)
+            return batch.rids()[request]
+
+        def check() -> InputCheck:
+            return InputCheck(
+                pool=self.group.name,
+                step=step,
+                arrays=self.arrays,
+                positions=fed.positions,
+                fed=fed.tokens,
+                slots=fed.slots,
+                expected=fed.expected,
+                expected_slots=table_slots,
+                tokens=tokens,
+                places=places,
+                names=name,
+            )
+
+        return tokens | places, check
 
     def _look_up(self, batch: KvBatch, rows: Array, starts: Array) -> _Fed:
         """What a forward is fed, and what belongs there."""
@@ -218,28 +264,6 @@ class GroupCanary:
             slots=arrays.whole(batch.out_slots),
             heads=head_of(tokens, positions),
             expected=truth.heads[of, positions],
-        )
-
-    def _input(self, batch: KvBatch, fed: _Fed) -> InputCheck:
-        """Compare what is fed, and where it goes, with the requests and the table."""
-        table_slots = self.table[fed.of, fed.positions]
-
-        def name(index: int) -> str:
-            request = index if batch.counts is None else _owner(batch.counts, index)
-            return batch.rids()[request]
-
-        return InputCheck(
-            pool=self.group.name,
-            step=self.forwards,
-            arrays=self.arrays,
-            positions=fed.positions,
-            fed=fed.tokens,
-            slots=fed.slots,
-            expected=fed.expected,
-            expected_slots=table_slots,
-            tokens=fed.expected != fed.heads,
-            places=table_slots != fed.slots,
-            names=name,
         )
 
 

@@ -7,8 +7,9 @@ before has chosen. Slots are then compared with this and never with one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from scripted_core.kv_watch import KvBatch
 
 from scripted_canary.arrays import Array, Arrays
@@ -69,11 +70,11 @@ class RowTruth:
             mine = rows == row
             self._write(row, int(positions[mine][0]), tokens[mine])
 
-    def chosen(self, rows: Array, ends: Array, tokens: Array) -> None:
-        """A forward has chosen the token at position ``ends`` of each row."""
+    def chosen(self, rows: Array, ends: Array, tokens: Array, *, behind: Array) -> None:
+        """A forward has chosen the token at position ``ends`` of each row, ``behind`` these chains."""
         heads = head_of(tokens, ends)
         self.heads[rows, ends] = heads
-        self.chains[rows, ends + 1] = self.chains[rows, ends] * self.growth + word_of(heads)
+        self.chains[rows, ends + _ONE] = behind * self.growth + word_of(heads)
 
     def _write(self, row: int, start: int, tokens: Sequence[int] | Array) -> None:
         if not len(tokens):
@@ -85,3 +86,6 @@ class RowTruth:
         self.chains[row, start + 1 : end + 1] = self._powers.run(
             self.chains[row, start : start + 1], word_of(heads)
         )
+
+
+_ONE: Final = np.int64(1)
