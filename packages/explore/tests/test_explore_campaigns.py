@@ -96,7 +96,10 @@ def test_a_program_replays_byte_for_byte() -> None:
     with Laboratory("reference", chosen) as laboratory:
         for number in range(12):
             program = draw_program(chosen, seed=2, number=number)
-            digests = {laboratory.run(program, fresh=fresh).digest for fresh in (True, False, True)}
+            digests = {
+                laboratory.run(program, fresh=fresh, digest=True).digest
+                for fresh in (True, False, True)
+            }
             assert len(digests) == 1
             assert digests != {""}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import unittest
@@ -371,6 +372,32 @@ def test_a_script_that_never_yields_is_stalled_and_shows_its_stack(start):
     assert caught.value.hint
     with pytest.raises(EngineDirty, match="ScriptStalled"):
         session.execute_script(noop)
+
+
+def test_an_interrupt_that_meets_the_collector_comes_again_at_once(start):
+    session = start(stall_timeout_s=1)
+    reached = []
+
+    def watches(phase, info):
+        if phase == "stop":
+            time.sleep(2.2)  # the interrupt comes in here, where it can only be printed
+
+    def collects(t):
+        yield
+        gc.callbacks.append(watches)
+        gc.collect()
+        gc.callbacks.remove(watches)
+        for _ in range(70):  # over before another second is
+            time.sleep(0.01)
+        reached.append(True)
+
+    try:
+        with pytest.raises(ScriptStalled):
+            session.execute_script(collects)
+    finally:
+        if watches in gc.callbacks:
+            gc.callbacks.remove(watches)
+    assert not reached
 
 
 def test_a_stalled_script_cannot_swallow_its_end(start):

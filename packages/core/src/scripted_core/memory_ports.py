@@ -7,8 +7,9 @@ boundaries only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 
 class Hold(Protocol):
@@ -139,8 +140,7 @@ class PrefixTree(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class NodeDetail:
+class NodeDetail(msgspec.Struct, frozen=True):
     """One node: ``tokens`` from the root to its end, and when it was last used by the tree's own clock.
 
     ``number`` is the node's for as long as it lives, and no other node's.

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from scripted_explore.draw import draw_program
-from scripted_explore.finding import Finding, Signature
+from scripted_explore.finding import STALLED, Finding, Signature
 from scripted_explore.laboratory import Laboratory, UndisturbedFailed
 from scripted_explore.program import Program
 from scripted_explore.report import RunReport
@@ -183,7 +183,8 @@ def shrink_finding(
     def fails(candidate: Program) -> bool:
         return laboratory.run(candidate).signature == signature
 
-    small = shrink(program, topology, fails=fails, timeout_s=timeout_s)
+    with laboratory.hurried() if signature == STALLED else contextlib.nullcontext():
+        small = shrink(program, topology, fails=fails, timeout_s=timeout_s)
     if laboratory.run(small, fresh=True).signature == signature:
         return small
     return program

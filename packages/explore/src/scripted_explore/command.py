@@ -78,7 +78,7 @@ class Command:
         engine = backend.partition(":")[0]
         chosen = topologies(engine, (program.topology,))
         with Laboratory(backend, chosen, extra=self._task.kwargs) as laboratory:
-            run = laboratory.run(program)
+            run = laboratory.run(program, digest=True)
         steps = f"{len(program.ops)} operations, {run.report.steps} iterations"
         if run.error is not None:
             console.print(f"{steps}: {run.signature}", style="red", markup=False)

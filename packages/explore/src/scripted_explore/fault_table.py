@@ -22,7 +22,12 @@ WITHIN_S: Final = 60.0
 MOST_OPERATIONS: Final = 10
 _OUT_OF_REACH: Final = frozenset({"prefix-shared-across-adapters"})
 """Found by no script either: it takes two adapters, and none is shipped."""
-_TOPOLOGIES: Final = {Area.WINDOWS: ("swa",), Area.PIPELINE: ("pp",)}
+_TOPOLOGIES: Final = {
+    Area.WINDOWS: ("swa",),
+    Area.PIPELINE: ("pp",),
+    Area.PAIR: ("pd",),
+    Area.SPECULATION: ("spec",),
+}
 _BY_NAME: Final = {"dp-rank-ignored": ("dp",), "logprob-lost-at-chunk-border": ("tiny",)}
 
 

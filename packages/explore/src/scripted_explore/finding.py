@@ -49,6 +49,10 @@ class Signature(msgspec.Struct, frozen=True):
         return f"{self.kind.value}: {self.what}"
 
 
+STALLED: Final = Signature(Kind.STUCK, ScriptStalled.__name__)
+"""An iteration that does not end: each run of such a program takes as long as it is waited for."""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """``program`` fails on ``backend``, and ``text`` is what it says.
 

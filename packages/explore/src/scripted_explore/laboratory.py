@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import structlog
 from scripted_core import InProcessSession
 from scripted_core.errors import ConfigError, EngineStartError, ScriptNotImportable
 from scripted_core.sessions.base import Session, make_config, start_session
+from scripted_registry import EngineMode
 
 from scripted_explore import report as reports
 from scripted_explore.facts import Facts, facts_of
@@ -25,6 +27,8 @@ from scripted_explore.scripts import played, undisturbed
 from scripted_explore.space import Topology
 
 STALL_TIMEOUT_S: Final = 5.0
+"""An iteration of an engine in this process takes a millisecond."""
+HURRIED_STALL_TIMEOUT_S: Final = 1.0
 SERVER_STALL_TIMEOUT_S: Final = 30.0
 _SCRIPT_TIMEOUT_S: Final = 120.0
 
@@ -36,6 +40,7 @@ class Run(msgspec.Struct):
     error: BaseException | None = None
     signature: Signature | None = None
     digest: str = ""
+    """Of the events, where it was asked for and the run did not fail."""
 
 
 class Laboratory:
@@ -59,6 +64,7 @@ class Laboratory:
         self._outputs: dict[str, dict[str, list[int]]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
+        self._hurried = False
         self.starts = 0
         if not structlog.is_configured():
             # What an engine says of a death is in the finding; the terminal is for the progress.
@@ -83,10 +89,24 @@ class Laboratory:
             self._folder.cleanup()
             self._folder = None
 
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """In here an engine of this process is stalled sooner: for programs that are known to stall."""
+        self.close()
+        self._hurried = True
+        try:
+            yield
+        finally:
+            self._hurried = False
+            self.close()
+
     # -- runs ----------------------------------------------------------------------------------
 
-    def run(self, program: Program, *, fresh: bool = False) -> Run:
-        """Run a program; ``fresh`` on an engine that has run nothing before."""
+    def run(self, program: Program, *, fresh: bool = False, digest: bool = False) -> Run:
+        """Run a program; ``fresh`` on an engine that has run nothing before.
+
+        With ``digest`` the run has that of its events, which takes as long as some twenty iterations.
+        """
         report = RunReport()
         try:
             outputs = self.outputs(program)
@@ -102,7 +122,7 @@ class Laboratory:
             raise
         except Exception as error:
             return Run(report, error, signature_of(error))
-        return Run(report, digest=session.event_digest())
+        return Run(report, digest=session.event_digest() if digest else "")
 
     def outputs(self, program: Program) -> dict[str, list[int]]:
         """What the program's prompts put out undisturbed; each is run once for a topology."""
@@ -188,10 +208,10 @@ class Laboratory:
     def _start(self, kwargs: Mapping[str, Any]) -> Session:
         self.starts += 1
         config = make_config(self.backend, kwargs)
-        slow = config.mode.value != "in-process"
-        return start_session(
-            config, stall_timeout_s=SERVER_STALL_TIMEOUT_S if slow else STALL_TIMEOUT_S
-        )
+        timeout_s = HURRIED_STALL_TIMEOUT_S if self._hurried else STALL_TIMEOUT_S
+        if config.mode is EngineMode.SERVER:
+            timeout_s = SERVER_STALL_TIMEOUT_S
+        return start_session(config, stall_timeout_s=timeout_s)
 
 
 class UndisturbedFailed(Exception):

@@ -128,7 +128,7 @@ class Sight:
             self.see(Sometimes.ROWS_EMPTY)
         if len(queues.waiting) >= 3:
             self.see(Sometimes.QUEUE)
-        self._tree(evictable, boundary)
+        self._tree(boundary)
         self._chunked, self._running = chunked, running
         state = self._number(len(queues.waiting), len(running), bool(chunked), free, evictable)
         self._report.states.add(state)
@@ -186,15 +186,11 @@ class Sight:
         ):
             self.see(Sometimes.PRIORITY)
 
-    def _tree(self, evictable: int, boundary: list[o.Op]) -> None:
+    def _tree(self, boundary: list[o.Op]) -> None:
         world = self._world
-        tree = world.tree
-        if tree is None or not tree.enabled:
-            return
-        nodes = sum(1 for _ in tree.nodes())
-        asked = any(isinstance(op, (o.EvictAll, o.EvictPrefix)) for op in boundary)
+        nodes = world.nodes
         if nodes < self._nodes:
-            if asked:
+            if any(isinstance(op, (o.EvictAll, o.EvictPrefix)) for op in boundary):
                 self.see(Sometimes.EVICTION_ASKED)
             elif not any(isinstance(op, o.Flush) for op in boundary):
                 self.see(Sometimes.EVICTION)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.capabilities import Capability
-from scripted_core.memory_ports import PrefixTree
+from scripted_core.memory_ports import DetailedTree, NodeDetail, PrefixTree
 from scripted_core.views import FinishReason, PauseMode, ScriptedBatchRecord
 
 from scripted_explore.errors import RuleBroken
@@ -82,6 +82,16 @@ class World:
     """Batches of the last iteration."""
     ended_now: list[Tracked] = field(default_factory=list)
     seen_records: int = 0
+    nodes: int = 0
+    """Nodes of the prefix tree after the last iteration."""
+    details: dict[Any, NodeDetail] | None = None
+    """The same nodes by number; ``None`` where a tree does not show them, or is off."""
+
+    def __post_init__(self) -> None:
+        # Neither changes during a run, and both are asked for at every iteration.
+        tree = self.tree
+        self._counted = tree if tree is not None and tree.enabled else None
+        self._shown = self._counted if isinstance(self._counted, DetailedTree) else None
 
     @property
     def is_pair(self) -> bool:
@@ -116,6 +126,11 @@ class World:
         self.records = log[self.seen_records :]
         self.seen_records = len(log)
         self.ended_now = []
+        if self._shown is not None:
+            self.details = {one.number: one for one in self._shown.details()}
+            self.nodes = len(self.details)
+        elif self._counted is not None:
+            self.nodes = sum(1 for _ in self._counted.nodes())
         for request in list(self.live.values()):
             reason = t.finish_reason(request.rid)
             if reason is not None:

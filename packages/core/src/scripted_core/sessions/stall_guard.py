@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 # A real-time signal of our own: SIGALRM belongs to pytest-timeout and others.
 _SIGNAL = signal.SIGRTMIN + 6
+_SOON_S = 0.013
+"""After the first interrupt it is looked so often whether that one could be raised."""
 
 
 class StallInterrupt(BaseException):
@@ -36,6 +40,7 @@ class StallGuard:
         self._target = 0
         self._in_main = False
         self._previous: Any = None
+        self._put_off = False
         self.report = ""
 
     def __enter__(self) -> StallGuard:
@@ -60,11 +65,18 @@ class StallGuard:
                 _raise_in(self._target, None)
 
     def _watch(self) -> None:
-        seen = self._progress()
-        while not self._done.wait(self._timeout_s):
+        seen, fired = self._progress(), 0.0
+        wait_s = self._timeout_s
+        while not self._done.wait(wait_s):
             now = self._progress()
+            is_due = self._put_off or time.monotonic() - fired >= self._timeout_s
+            wait_s = self._timeout_s
             if now == seen:
-                self._fire()
+                if is_due:
+                    self._put_off = False
+                    self._fire()
+                    fired = time.monotonic()
+                wait_s = min(wait_s, _SOON_S)
             seen = now
 
     def _fire(self) -> None:
@@ -87,8 +99,24 @@ class StallGuard:
         return f"no iteration ended within {self._timeout_s:g} s\n\n" + "\n".join(parts)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._done.is_set():
-            raise StallInterrupt
+        if self._done.is_set():
+            return
+        if _is_collecting(frame):
+            # What is raised there is only printed. An endless loop that takes more and more memory
+            # is there most of the time, and would never be cut off.
+            self._put_off = True
+            return
+        raise StallInterrupt
+
+
+def _is_collecting(frame: FrameType | None) -> bool:
+    """Whether ``frame`` was called by a callback of the garbage collector (Hypothesis has one)."""
+    called = {one.__code__ for one in gc.callbacks if isinstance(one, FunctionType)}
+    while frame is not None:
+        if frame.f_code in called:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_in(thread_id: int, exception: type[BaseException] | None) -> None:

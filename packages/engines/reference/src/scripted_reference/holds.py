@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from scripted_reference.errors import HoldError
 from scripted_reference.memory import IntArray, PagedTokenAllocator, ReqToTokenPool
+
+_NO_PAGES: Final[IntArray] = np.empty(0, dtype=np.int64)
 
 
 class PageHolds:
@@ -23,7 +27,7 @@ class PageHolds:
 
     def pages(self) -> IntArray:
         """Return the ids of the held pages, ascending."""
-        return np.flatnonzero(self._is_held)
+        return np.flatnonzero(self._is_held) if self._count else _NO_PAGES
 
     def hold(self, n: int) -> IntArray:
         """Take `n` pages of this pool alone and return their slots; `HoldError` if too few are free."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripted_core.memory_ports import DetailedTree, NodeDetail
+from scripted_core.memory_ports import NodeDetail
 
 from scripted_explore.operations import AbortAll, EvictAll, EvictPrefix, Flush, Op
 from scripted_explore.program import key_of
@@ -18,9 +18,6 @@ class EvictionRule(Rule):
 
     def __init__(self, world: Any) -> None:
         super().__init__(world)
-        tree = world.tree
-        shown = tree is not None and tree.enabled and isinstance(tree, DetailedTree)
-        self._tree = tree if shown else None
         self._before: dict[Any, NodeDetail] = {}
         self._meant: list[int] | None = None
 
@@ -33,13 +30,13 @@ class EvictionRule(Rule):
 
     def after(self) -> None:
         """Compare the leaves with those of the boundary before."""
-        if self._tree is None:
-            return
         world = self.world
+        now = world.details
+        if now is None:
+            return
         meant, self._meant = self._meant, None
         alone = len(world.boundary) == 1
-        before, now = self._before, {one.number: one for one in self._tree.details()}
-        self._before = now
+        before, self._before = self._before, now
         if meant is not None and alone:
             for number, node in before.items():
                 if number not in now and list(node.tokens[: len(meant)]) != meant:

@@ -22,8 +22,13 @@ def powers(base: int, count: int) -> WordArray:
     return np.cumprod(factors, dtype=np.uint64)
 
 
+# Made once: as many of them cost more than the arithmetic on a small batch.
+_BY_30, _BY_27, _BY_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_MUL_1, _MUL_2 = np.uint64(MIX_1), np.uint64(MIX_2)
+
+
 def mix64_array(values: WordArray) -> WordArray:
     """Return `hash_weights.mix64` of each value."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(MIX_1)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(MIX_2)
-    return values ^ (values >> np.uint64(31))
+    values = (values ^ (values >> _BY_30)) * _MUL_1
+    values = (values ^ (values >> _BY_27)) * _MUL_2
+    return values ^ (values >> _BY_31)

@@ -60,6 +60,7 @@ class HashModel:
         self._kv_pool = kv_pool
         self._req_to_token_pool = req_to_token_pool
         self._vocab_size = vocab_size
+        self._vocab_words = np.uint64(vocab_size)
         context_len = req_to_token_pool.max_context_len
         weights = HashWeights.from_seed(seed)
         self._seed = seed
@@ -136,7 +137,7 @@ class HashModel:
         slots *= self._columns[:width] < seq_lens[:, None]
         context = stored.take(slots, axis=0)
         context *= self._slot_weights[:width]
-        sums: WordArray = context.reshape(len(slots), -1).sum(axis=1)
+        sums: WordArray = np.add.reduce(context.reshape(len(slots), -1), axis=1)
         if self._window is not None:
             sums += self._window.decode(batch, word, chain)
         return sums
@@ -175,7 +176,7 @@ class HashModel:
 
     def _next_tokens(self, sums: WordArray, reqs: list[Req]) -> IntArray:
         mixed = mix64_array(sums + self._offsets(reqs))
-        return (mixed % np.uint64(self._vocab_size)).view(np.int64)
+        return (mixed % self._vocab_words).view(np.int64)
 
     def _offsets(self, reqs: list[Req]) -> WordArray:
         """Return the output offset of each request, or the one of all when nobody samples."""
