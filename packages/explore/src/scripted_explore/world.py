@@ -90,8 +90,9 @@ class World:
     def __post_init__(self) -> None:
         # Neither changes during a run, and both are asked for at every iteration.
         tree = self.tree
-        self._counted = tree if tree is not None and tree.enabled else None
-        self._shown = self._counted if isinstance(self._counted, DetailedTree) else None
+        self._counted: PrefixTree | None = tree if tree is not None and tree.enabled else None
+        counted: Any = self._counted
+        self._shown: DetailedTree | None = counted if isinstance(counted, DetailedTree) else None
 
     @property
     def is_pair(self) -> bool:
