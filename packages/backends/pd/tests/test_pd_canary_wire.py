@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import zmq
 from scripted_canary.plugin import install
+from scripted_core.ops import Transfer, TransferAction
 from scripted_reference.bootstrap import Bootstrap
 from scripted_reference.engine_kwargs import parse_engine_kwargs
 from scripted_reference.messages import GenerateReq
@@ -127,6 +128,23 @@ def test_one_wrong_byte_is_found_in_the_first_forward(two_engines, moment):
     assert sum(one.step == 1 for one in found) == slots
     if moment == "on its way":
         assert prefill.violations_total == 0
+
+
+def test_a_chunk_that_comes_twice_has_what_is_known_with_it_both_times(two_engines):
+    engines = two_engines(prefill=_ON, decode=_ON)
+    transfer = engines.decode.transfer
+    take_in = transfer.take_in
+
+    def loses_the_first(room, **chunk):
+        take_in(room, **chunk)
+        sent = transfer.pending[-1].number
+        transfer.apply(Transfer(TransferAction.DUPLICATE, chunks=(sent,), count=1))
+        transfer.apply(Transfer(TransferAction.DROP, chunks=(sent,)))
+
+    transfer.take_in = loses_the_first
+    assert engines.answer().message is None
+    decode = engines.canaries[1]
+    assert (decode.violations_total, decode.verified_slots_total) == (0, 360)
 
 
 @pytest.mark.parametrize(
