@@ -197,3 +197,45 @@ def test_a_row_outside_the_pool_is_found():
 def test_lock_refs(lock_refs, held_locks, is_idle, codes):
     case = audit(GOOD, lock_refs=lock_refs, held_locks=held_locks, is_idle=is_idle)
     assert [v.code for v in check_audit(case, step=1)] == codes
+
+
+# -- pools that do the same --------------------------------------------------------------------------
+
+_PAGES = 4_000  # more than are sorted
+
+
+def stage(*, free=range(20, _PAGES), tree=range(10), request=range(10, 20), shares=(3,)):
+    owned = {
+        (OwnerKind.FREE, "free"): free,
+        (OwnerKind.TREE, "tree"): tree,
+        (OwnerKind.REQUEST, "r"): request,
+    }
+    return pool_audit(owned, num_pages=_PAGES, references=[("r", shares)])
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        (stage(), None),
+        (stage(shares=(4, 5)), None),
+        (stage(free=[*range(21, _PAGES), 20]), None),
+        (stage(free=[*range(20, _PAGES - 1), 7]), "page-owned-twice"),
+        (stage(free=range(20, _PAGES - 1)), "page-orphaned"),
+        (stage(shares=(12,)), "stale-reference"),
+        # The same pages in the same order, and another claim's.
+        (stage(tree=range(3), request=range(3, 20)), "stale-reference"),
+    ],
+)
+@pytest.mark.parametrize("is_second", [False, True])
+def test_a_pool_beside_a_sound_one_is_checked_as_it_is_alone(other, code, is_second):
+    pools = (stage(), other) if is_second else (other, stage(), stage())
+    found = check_audit(Audit(pools, None, (), 0, False), step=1)
+    codes = [one.code for one in found]
+    assert codes == [one.code for one in check_audit(audit(other), step=1)]
+    assert codes == [] if code is None else code in codes
+
+
+def test_a_pool_that_is_as_wrong_as_another_is_told_of_as_well():
+    wrong = stage(free=range(20, _PAGES - 1))
+    found = check_audit(Audit((wrong, wrong), None, (), 0, False), step=1)
+    assert [one.code for one in found] == ["page-orphaned"] * 2

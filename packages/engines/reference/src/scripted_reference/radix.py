@@ -54,19 +54,26 @@ class RadixCache:
         self._evictable_size = 0
         self._protected_size = 0
         self._flat_values: IntArray | None = NO_SLOTS
+        self._nodes: list[TreeNode] | None = []
         self.root_node = self._new_node((), NO_SLOTS, parent=None)
         self.root_node.lock_ref = 1  # nobody may evict it
 
     # --- what is in it
 
-    def nodes(self) -> Iterator[TreeNode]:
-        """Yield every node but the root, parents before children, oldest child first."""
-        stack = list(reversed(self.root_node.children.values()))
-        while stack:
-            node = stack.pop()
-            yield node
-            if node.children:
-                stack.extend(reversed(node.children.values()))
+    def nodes(self) -> Sequence[TreeNode]:
+        """Return every node but the root, parents before children, oldest child first.
+
+        Cached like the slots, and for the same askers.
+        """
+        if self._nodes is None:
+            self._nodes = []
+            stack = list(reversed(self.root_node.children.values()))
+            while stack:
+                node = stack.pop()
+                self._nodes.append(node)
+                if node.children:
+                    stack.extend(reversed(node.children.values()))
+        return self._nodes
 
     def evictable_size(self) -> int:
         """Return how many tokens nobody needs."""
@@ -149,7 +156,7 @@ class RadixCache:
                 leaf.last_access_time = now
                 leaf.hit_count += not chunked
                 self._evictable_size += len(leaf.key)
-                self._flat_values = None
+                self._flat_values = self._nodes = None
                 self._on_new_leaf(leaf)
                 break
             matched = self._common_len(child.key, tokens, position)
@@ -354,6 +361,7 @@ class RadixCache:
         child.value = child.value[length:].copy()
         child.parent = upper
         upper.children[self._child_key(child.key, 0, child.extra_key)] = child
+        self._nodes = None  # which slots there are stays as it was
         return upper
 
     def _drop_leaf(self, leaf: TreeNode) -> TreeNode:
@@ -364,7 +372,7 @@ class RadixCache:
         del parent.children[self._child_key(leaf.key, 0, leaf.extra_key)]
         self.token_to_kv_pool_allocator.free(leaf.value)
         self._evictable_size -= len(leaf.key)
-        self._flat_values = None
+        self._flat_values = self._nodes = None
         return parent
 
     def _below(self, top: TreeNode) -> Iterator[TreeNode]:
