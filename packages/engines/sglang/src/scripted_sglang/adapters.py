@@ -9,6 +9,7 @@ from scripted_core.wire.address import SessionAddress
 
 from scripted_sglang import _compat
 from scripted_sglang.adapter import SglangAdapter
+from scripted_sglang.kv_watch import WatchedAdapter, can_be_watched
 from scripted_sglang.pair import DecodeAdapter, PrefillAdapter
 from scripted_sglang.ranks import RankPlace
 from scripted_sglang.replicas import ReplicaLink, Replicas
@@ -29,7 +30,8 @@ def adapter_of(
         )
     place = RankPlace.of(scheduler)
     if place.replicas == 1:
-        return SglangAdapter(scheduler, version=version, base_url=base_url)
+        kind = WatchedAdapter if can_be_watched(scheduler, version=version) else SglangAdapter
+        return kind(scheduler, version=version, base_url=base_url)
     if place.replica:
         link = ReplicaLink(address, replica=place.replica)
         return ReplicaAdapter(scheduler, version=version, link=link)

@@ -6,3 +6,6 @@ from typing import Final
 
 ENV_BASE_URL: Final = "SCRIPTED_BASE_URL"
 """Where the server's own HTTP front is, for the scheduler process that posts to it."""
+
+ENV_KV_CANARY: Final = "SCRIPTED_KV_CANARY"
+"""The arguments of our KV canary, as JSON, for the scheduler process that has it."""

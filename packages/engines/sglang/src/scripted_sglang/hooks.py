@@ -13,6 +13,7 @@ from scripted_core.wire.address import SessionAddress, member_from_env, role_of_
 from scripted_hook.attach import maybe_init_scripted_scheduler_hook
 from scripted_hook.crash import reporting
 from scripted_hook.phase import Phase
+from scripted_hook.plugin_calls import announce_engine
 from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 from scripted_sglang import _compat
@@ -24,6 +25,7 @@ from scripted_sglang.adapters import adapter_of
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.inbox import RankOp, wait_for_input
+from scripted_sglang.kv_watch import WatchedAdapter
 from scripted_sglang.pair import DecodeAdapter
 from scripted_sglang.probes import TESTED_VERSIONS, find_place
 from scripted_sglang.ranks import RankPlace
@@ -62,6 +64,8 @@ class SchedulerProcess:
                 tokenizer_recv_proxy=adapter.proxy,
                 http_poster=adapter.poster,
             )
+            if isinstance(adapter, WatchedAdapter):
+                announce_engine(adapter)
             self._fired("run_event_loop")
             # SGLang collects garbage at every flush, which walks the whole heap (0.3 s on a CPU)
             # until it has frozen it; it does so itself only after its first warm-up.
@@ -131,6 +135,15 @@ class SchedulerProcess:
         if self._hook is not None and self._adapter is not None:
             self._hook.on_run_batch(batch)
             self._adapter.saw_batch(batch)
+
+    def run_forward(
+        self, original: Callable[..., Any], worker: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """AROUND ``forward_batch_generation``."""
+        adapter = self._adapter
+        if batch is None or not isinstance(adapter, WatchedAdapter):
+            return original(worker, batch, *args, **kwargs)
+        return adapter.run_forward(lambda: original(worker, batch, *args, **kwargs), batch)
 
     def before_stream_output(self, streamer: Any, reqs: Any, *args: Any, **kwargs: Any) -> None:
         """BEFORE ``stream_output``: a finish that has not been streamed yet is news."""
@@ -275,6 +288,7 @@ def register(address: SessionAddress) -> None:
         (needs.SESSION_HELD_FULL_TOKENS, process.add_held_tokens, HookType.AFTER),
         (needs.SESSION_HELD_SWA_TOKENS, process.add_held_swa_tokens, HookType.AFTER),
         (needs.SESSION_HELD_REQ_COUNT, process.add_held_rows, HookType.AFTER),
+        (needs.FORWARD, process.run_forward, HookType.AROUND),
         (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
         (needs.WINDOW_DECODE, torch_native.read_windows, HookType.AROUND),
         (needs.LORA_MANAGER, pinned_memory.do_without_pinned_memory, HookType.BEFORE),

@@ -21,6 +21,7 @@ from scripted_registry import EngineConfig
 from scripted_sglang._compat.as_shipped import ENV_AS_SHIPPED
 from scripted_sglang.arguments import source_folder
 from scripted_sglang.environment import ENV_BASE_URL
+from scripted_sglang.kv_settings import take_settings
 from scripted_sglang.launch import (
     default_kwargs,
     held_for_long,
@@ -89,6 +90,7 @@ def one_server(config: EngineConfig) -> ServerLaunch:
     port = port_of(host, given.pop("port", None))
     wanted_env = _given_env(given.pop("env", None))
     on_cpu = given.get("device", None if _has_gpu() else "cpu") == "cpu"
+    wanted_env |= take_settings(given, on_cpu=on_cpu)
     kwargs = {"model_path": SMALL_MODEL, **default_kwargs(cpu=on_cpu), **given}
     if kwargs["model_path"] == SMALL_SWA_MODEL:
         kwargs["model_path"] = WINDOW_MODEL

@@ -149,6 +149,12 @@ SESSION_HELD_REQ_COUNT: Final = Need(
     "exhaust_row_pool: SGLang's leak check ends the scheduler",
     required=False,
 )
+FORWARD: Final = Need(
+    (Place("managers.tp_worker", "TpModelWorker", "forward_batch_generation"),),
+    "verify KV before a forward, and record it after",
+    "kv_canary, t.canary and t.perturb",
+    required=False,
+)
 
 _TORCH_NATIVE: Final = ("layers.attention.torch_native_backend", "TorchNativeAttnBackend")
 WINDOW_EXTEND: Final = Need(
@@ -241,6 +247,7 @@ HOOKS: Final = (
     SESSION_HELD_FULL_TOKENS,
     SESSION_HELD_SWA_TOKENS,
     SESSION_HELD_REQ_COUNT,
+    FORWARD,
     WINDOW_EXTEND,
     WINDOW_DECODE,
     LORA_MANAGER,

@@ -11,6 +11,8 @@ from scripted_sglang._compat.as_shipped import is_as_shipped
 
 # The first release that was seen to; 0.5.20 does not, and what lies between was not looked at.
 _KNOWS_LENGTH_ENDS_EARLY: Final = Version("0.5.23")
+# The first release that was seen to; 0.5.20 does not.
+_GIVES_BATCHES: Final = Version("0.5.23")
 _LEVELS = ("dp", "pp", "tp")
 
 
@@ -87,6 +89,14 @@ def knows_length_ends_early(version: str) -> bool:
     """
     try:
         return Version(version) >= _KNOWS_LENGTH_ENDS_EARLY
+    except InvalidVersion:
+        return False
+
+
+def gives_batches_to_its_model(version: str) -> bool:
+    """Whether a model worker is given the scheduler's own batch; older releases copy it."""
+    try:
+        return Version(version) >= _GIVES_BATCHES
     except InvalidVersion:
         return False
 

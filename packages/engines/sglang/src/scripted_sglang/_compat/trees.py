@@ -126,6 +126,13 @@ def node_value_tokens(node: Any) -> int:
     return 0 if value is None else len(value)
 
 
+def node_slots(node: Any) -> IntArray | None:
+    """The slots of full KV on the edge to a node; ``None`` where they are gone."""
+    data = getattr(node, "component_data", None)
+    value = node.value if data is None else data[0].value
+    return None if value is None else as_array(value)
+
+
 def node_token_ids(node: Any) -> tuple[int, ...]:
     """The tokens on the edge to a node."""
     return tuple(int(token) for token in node.key.raw_token_ids())
