@@ -5,19 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from scripted_core.errors import ConfigError
+from scripted_core.views import PauseMode
 from scripted_explore import ProgramFailed, Sometimes, explore
 from scripted_explore.campaign import Campaign, Task, merged, run_task, split
 from scripted_explore.command import Command
 from scripted_explore.corpus import Corpus, program_of
-from scripted_explore.draw import draw_program
+from scripted_explore.digests import differing
 from scripted_explore.executor_name import ExecutorName
 from scripted_explore.executors import LocalExecutor
 from scripted_explore.finding import Finding
-from scripted_explore.laboratory import Laboratory
+from scripted_explore.laboratory import Laboratory, Run
+from scripted_explore.operations import Pause
+from scripted_explore.program import Program
 from scripted_explore.space import topologies
 from scripted_explore.written import write_test
 from scripted_registry.ci import register_cpu_ci
@@ -25,6 +29,7 @@ from scripted_registry.ci import register_cpu_ci
 register_cpu_ci(est_time=30, stage="explore", runner_config="cpu")
 
 FAULT = "row-lost-on-retract"
+PAUSE = Pause(PauseMode.IN_PLACE)
 
 
 def test_a_sound_engine_is_explored_without_a_finding() -> None:
@@ -77,8 +82,7 @@ def test_a_seeded_fault_is_found_and_made_small(fault: str, kind: str) -> None:
     assert len(finding.program.ops) <= min(10, len(finding.found.ops))
 
 
-def test_a_findings_file_runs_under_plain_pytest(tmp_path: Path) -> None:
-    finding = _finding()
+def test_a_findings_file_runs_under_plain_pytest(finding: Finding, tmp_path: Path) -> None:
     path = write_test(finding, tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -91,24 +95,34 @@ def test_a_findings_file_runs_under_plain_pytest(tmp_path: Path) -> None:
     assert "1 passed" in mended.stdout, mended.stdout + mended.stderr
 
 
-def test_a_program_replays_byte_for_byte() -> None:
+def test_programs_replay_byte_for_byte() -> None:
+    done: list[int] = []
+    wrong = differing("reference", topologies("reference"), seed=2, count=25, progress=done.append)
+    assert not wrong
+    assert done == list(range(1, 26))
+
+
+def test_a_program_that_does_something_else_the_second_time_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = iter(range(1_000))
+    run = Laboratory.run
+
+    def unsteady(self: Laboratory, program: Program, **how: Any) -> Run:
+        # Every third run is one of another program.
+        again = program.with_ops([*program.ops, PAUSE]) if next(drawn) % 3 == 2 else program
+        return run(self, again, **how)
+
+    monkeypatch.setattr(Laboratory, "run", unsteady)
     chosen = topologies("reference", ["single"])
-    with Laboratory("reference", chosen) as laboratory:
-        for number in range(12):
-            program = draw_program(chosen, seed=2, number=number)
-            digests = {
-                laboratory.run(program, fresh=fresh, digest=True).digest
-                for fresh in (True, False, True)
-            }
-            assert len(digests) == 1
-            assert digests != {""}
+    assert differing("reference", chosen, seed=2, count=3) == [1, 2]
 
 
 def test_processes_find_the_same_thing_once() -> None:
     task = Task(
         backend="reference",
         topologies=("single",),
-        kwargs={"inject_fault": FAULT},
+        kwargs={"inject_fault": "row-handed-out-twice"},
         max_programs=8,
         shrink_timeout_s=0,
     )
@@ -132,10 +146,10 @@ def test_the_corpus_is_kept_and_replayed(tmp_path: Path) -> None:
 
 
 def test_a_finding_is_replayed_from_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finding: Finding, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "finding.json"
-    path.write_bytes(msgspec.json.encode(_finding()))
+    path.write_bytes(msgspec.json.encode(finding))
     command = Command(
         Task(backend="reference"), folder=tmp_path, jobs=1, executor=ExecutorName.LOCAL
     )
@@ -155,7 +169,9 @@ def test_limits_are_asked_for() -> None:
         explore()
 
 
-def _finding() -> Finding:
+@pytest.fixture(scope="module")
+def finding() -> Finding:
+    """What exploration makes of a seeded fault."""
     task = Task(
         backend="reference",
         topologies=("single",),

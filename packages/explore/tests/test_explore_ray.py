@@ -20,7 +20,7 @@ def test_tasks_run_on_ray_and_their_findings_are_merged() -> None:
     task = Task(
         backend="reference",
         topologies=("single",),
-        kwargs={"inject_fault": "row-lost-on-retract"},
+        kwargs={"inject_fault": "row-handed-out-twice"},
         max_programs=8,
         shrink_timeout_s=0,
     )

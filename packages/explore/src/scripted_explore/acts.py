@@ -184,7 +184,9 @@ class Actor:
             case o.EvictAll():
                 return True, t.evict_radix()
             case o.EvictPrefix():
-                return True, t.evict_radix(prefix_tokens=key_of(op).tokens(t.engine.vocab_size))
+                idle = t.is_fully_idle
+                t.evict_radix(prefix_tokens=key_of(op).tokens(t.engine.vocab_size))
+                return True, idle
             case o.ExhaustKv():
                 return self._exhaust_kv(op)
             case o.ExhaustRows():

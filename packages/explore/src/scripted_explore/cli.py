@@ -60,6 +60,13 @@ def explore_command(
             help="Run one program only: a .json file, or the number of one of this seed.",
         ),
     ] = None,
+    replays: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Run so many programs of this seed twice, and compare the digests of their events.",
+        ),
+    ] = None,
 ) -> None:
     """Search orders of operations for one that an engine does not stand.
 
@@ -70,6 +77,8 @@ def explore_command(
     `scripted explore --backend sglang --topology pp --minutes 30`
 
     `scripted explore --replay 1234 --seed 7`
+
+    `scripted explore --replays 1000`
 
     Exit status: 0 when nothing was found, 1 with a finding (or, with --demand-all, a state not met),
     2 when nothing could be run.
@@ -82,6 +91,8 @@ def explore_command(
 
     if steps is not None and minutes is not None:
         raise ConfigError("--steps and --minutes exclude each other", hint="give one of them")
+    if replay is not None and replays is not None:
+        raise ConfigError("--replay and --replays exclude each other", hint="give one of them")
     if runner is not None and executor is not ExecutorName.RAY:
         raise ConfigError("--runner is for --executor ray", hint="leave it out")
     task = Task(
@@ -95,6 +106,11 @@ def explore_command(
         shrink_timeout_s=shrink_seconds,
     )
     command = Command(task, folder=folder, jobs=jobs, executor=executor, runner=runner)
-    ok = command.replay(replay) if replay is not None else command.explore(demand_all=demand_all)
+    if replay is not None:
+        ok = command.replay(replay)
+    elif replays is not None:
+        ok = command.replays(replays)
+    else:
+        ok = command.explore(demand_all=demand_all)
     if not ok:
         raise typer.Exit(1)

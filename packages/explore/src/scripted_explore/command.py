@@ -10,6 +10,7 @@ from scripted_core.errors import ConfigError
 
 from scripted_explore.campaign import Outcome, Task, merged, split
 from scripted_explore.corpus import Corpus, program_of
+from scripted_explore.digests import differing
 from scripted_explore.draw import draw_program
 from scripted_explore.executor_name import ExecutorName
 from scripted_explore.executors import Executor, LocalExecutor, RayExecutor
@@ -86,6 +87,21 @@ class Command:
             return False
         console.print(f"{steps}: nothing found; events {run.digest}", markup=False)
         return True
+
+    def replays(self, count: int) -> bool:
+        """Run programs twice each; False when one of them has other events the second time."""
+        console = Console(soft_wrap=True)
+        wrong = differing(
+            self._task.backend,
+            topologies(self._engine, self._task.topologies),
+            seed=self._task.seed,
+            count=count,
+            kwargs=self._task.kwargs,
+        )
+        console.print(f"{count - len(wrong):,} of {count:,} programs have the same events again")
+        if wrong:
+            console.print(f"not those with the numbers {wrong}", style="red", markup=False)
+        return not wrong
 
     def _missed(self, outcome: Outcome) -> list[Sometimes]:
         return [

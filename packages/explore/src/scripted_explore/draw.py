@@ -25,6 +25,8 @@ _BELONG: Final[dict[type[o.Op], type[o.Op]]] = {
 }
 """What undoes an operation is there where the operation is."""
 _RARE: Final = frozenset({o.AbortAll, o.Flush, o.EvictAll, o.AbortNobody, o.Settle})
+_PACES: Final = (None, None, None, None, o.Settle(), o.UntilEnd(all_of_them=1))
+_WAITS: Final = frozenset({o.Steps, o.Settle, o.UntilEnd})
 PER_ENGINE: Final = 12
 """Programs in a row that share their engine's arguments."""
 
@@ -49,12 +51,16 @@ def _draw_ops(topology: Topology, rng: random.Random) -> list[Any]:
     weights = [_weight(kind, rng) for kind in chosen]
     # A program also keeps to a few of the values of each field.
     subset = {kind: _swarm_of_values(fields[kind], rng) for kind in chosen}
+    pace = rng.choice(_PACES)
     ops = []
     for kind in rng.choices(chosen, weights, k=rng.choice(_LENGTHS)):
         op = kind(**{name: rng.choice(values) for name, values in subset[kind].items()})
         ops.append(op)
-        # Mostly an iteration goes by; sometimes two calls meet in one.
-        if kind is not o.Steps and rng.random() < 0.7:
+        # Mostly an iteration goes by; sometimes two calls meet in one. Some programs are calm: requests
+        # mostly come to their end, so that much is done to an engine that has just become idle.
+        if pace is not None and kind is o.Start and rng.random() < 0.5:
+            ops.append(pace)
+        elif kind not in _WAITS and rng.random() < 0.7:
             ops.append(o.Steps(1))
     return ops
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Protocol
@@ -92,8 +93,8 @@ def _ray() -> Any:
 
 
 _told: Any = None
-_EVERY = 25
-"""Programs between two reports of a worker."""
+_EVERY_S = 0.5
+"""Seconds between two reports of a worker: each is a copy of all that it has seen."""
 
 
 def _connect(told: Any) -> None:
@@ -102,8 +103,12 @@ def _connect(told: Any) -> None:
 
 
 def _run(place: int, task: Task) -> Outcome:
+    last = time.monotonic()
+
     def progress(outcome: Outcome) -> None:
-        if outcome.programs % _EVERY == 0:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY_S:
+            last = time.monotonic()
             _told.put((place, outcome))
 
     return Campaign(task, progress=progress).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -117,6 +118,18 @@ def main(
     max_seconds: Annotated[
         float, typer.Option(min=1, help="Give a fault up after so many seconds.")
     ] = 2 * WITHIN_S,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Begin with no further fault after so many minutes."),
+    ] = None,
+    rows_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--rows",
+            metavar="FILE",
+            help="Keep the rows here, and measure no fault again that is in it: for a table in pieces.",
+        ),
+    ] = None,
     write_docs: Annotated[
         bool, typer.Option("--write-docs", help=f"Write the table of {DOCS_FILE}.")
     ] = False,
@@ -127,18 +140,43 @@ def main(
         if name not in FAULTS:
             typer.echo(f"error: no seeded fault is called {name!r}", err=True)
             raise typer.Exit(2)
-    rows = []
+    known = {} if rows_file is None else read_rows(rows_file)
+    started = time.monotonic()
     for name in names:
-        row = measure(name, seed=seed, max_seconds=max_seconds)
-        rows.append(row)
+        if name in known:
+            continue
+        if minutes is not None and time.monotonic() - started > 60 * minutes:
+            break
+        row = known[name] = measure(name, seed=seed, max_seconds=max_seconds)
+        if rows_file is not None:
+            with rows_file.open("ab") as file:
+                file.write(msgspec.json.encode(row) + b"\n")
         said = f"{row.found_as}, {row.operations} operations" if row.is_found else "not found"
         typer.echo(f"{name}: {said} ({row.seconds:.1f} s + {row.shrinking_s:.1f} s)", err=True)
+    rows = [known[name] for name in names if name in known]
     text = table(rows)
     typer.echo(text)
+    if len(rows) < len(names):
+        typer.echo(f"{len(names) - len(rows)} faults are left for another time", err=True)
+        raise typer.Exit(1)
     if write_docs:
         written_into(DOCS_FILE, text)
     if sum(row.is_found for row in rows) < len(rows):
         raise typer.Exit(1)
+
+
+def read_rows(file: Path) -> dict[str, Row]:
+    """The rows in a file, by fault; none if there is no such file. Raises ``ConfigError``."""
+    try:
+        lines = file.read_bytes().splitlines()
+        rows = [msgspec.json.decode(line, type=Row) for line in lines]
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{file} has no rows of this table: {error}", hint="name another file"
+        ) from error
+    return {row.fault: row for row in rows}
 
 
 def written_into(file: Path, text: str) -> None:

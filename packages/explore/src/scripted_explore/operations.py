@@ -49,6 +49,15 @@ class Settle(Op, frozen=True, tag=True):
     """Iterations until the engine is fully idle, or so many have passed that it will not be."""
 
 
+class UntilEnd(Op, frozen=True, tag=True):
+    """Iterations until a request ends, or with ``all_of_them`` each has, or so many have passed.
+
+    What comes next meets that end: with overlap, the last batch is still in flight.
+    """
+
+    all_of_them: int = 0
+
+
 class Pause(Op, frozen=True, tag=True):
     """Pause the engine."""
 
@@ -145,6 +154,7 @@ AnyOp = (
     Start
     | Steps
     | Settle
+    | UntilEnd
     | Pause
     | Continue
     | Abort

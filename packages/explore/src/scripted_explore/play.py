@@ -14,7 +14,7 @@ from scripted_core.views import FinishKind
 from scripted_explore import report as reports
 from scripted_explore.acts import Actor
 from scripted_explore.facts import Facts
-from scripted_explore.operations import AnyOp, Flush, Op, Settle, Steps, is_possible
+from scripted_explore.operations import AnyOp, Flush, Op, Settle, Steps, UntilEnd, is_possible
 from scripted_explore.program import NEW_TOKENS, Expected, PromptKey
 from scripted_explore.report import RunReport
 from scripted_explore.rules import RULES
@@ -47,6 +47,8 @@ class Player:
                         yield from self._iteration()
                 elif isinstance(op, Settle):
                     yield from self._settle()
+                elif isinstance(op, UntilEnd):
+                    yield from self._until_end(all_of_them=bool(op.all_of_them))
                 elif not is_possible(op, capabilities) or not self._post(op):
                     self._report.passed_over += 1
             yield from self._to_rest()
@@ -83,6 +85,14 @@ class Player:
             if self.world.t.is_fully_idle:
                 return
             yield from self._iteration()
+
+    def _until_end(self, *, all_of_them: bool) -> Iterator[None]:
+        for _ in range(_SETTLE_STEPS):
+            if not self.world.live:
+                return
+            yield from self._iteration()
+            if self.world.ended_now and not all_of_them:
+                return
 
     def _to_rest(self) -> Iterator[None]:
         """Undo what was done, and let everything end: all of it has to, and all memory comes back."""

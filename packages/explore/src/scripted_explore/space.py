@@ -66,6 +66,7 @@ class Topology:
                 "logprobs": (0, 1) if self.logprobs else (0,),
             },
             o.Settle: {},
+            o.UntilEnd: {"all_of_them": (0, 1)},
             o.Pause: {"mode": tuple(PauseMode)},
             o.Continue: {},
             o.Abort: {"which": which},

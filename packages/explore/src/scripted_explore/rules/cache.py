@@ -9,7 +9,7 @@ from scripted_core.views import FinishKind
 from scripted_explore import operations as o
 from scripted_explore.world import Rule, Tracked
 
-_PLAIN = (o.Start, o.Steps, o.Settle)
+_PLAIN = (o.Start, o.Steps, o.Settle, o.UntilEnd)
 _FEW = 3
 
 

@@ -25,7 +25,8 @@ class EvictionRule(Rule):
         """An eviction by prefix of an idle engine can be judged exactly."""
         world = self.world
         self._meant = None
-        if isinstance(op, EvictPrefix) and len(world.boundary) == 1 and world.t.is_fully_idle:
+        was_idle = result
+        if isinstance(op, EvictPrefix) and len(world.boundary) == 1 and was_idle:
             self._meant = key_of(op).tokens(world.t.engine.vocab_size)
 
     def after(self) -> None:
