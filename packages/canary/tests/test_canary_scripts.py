@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripted_core.errors import LeakDetected
+from scripted_core.errors import ConfigError, LeakDetected
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=30, stage="unit", runner_config="cpu")
@@ -49,6 +49,24 @@ def test_a_transformer_is_watched_in_mode_raise(t):
     assert again.output_ids == requests[0].output_ids
     assert t.canary.violations_total == 0
     assert t.canary.verified_slots_total > 500
+
+
+@pytest.mark.xfail(strict=True, raises=LeakDetected, reason="the canary has to fail this script")
+@pytest.mark.scripted(**TINY)
+def test_a_transformer_is_watched_unless_the_arguments_say_otherwise(t):
+    rs = [t.start_req(prompt_len=40, seed=i, max_new_tokens=12, ignore_eos=True) for i in (1, 2)]
+    while len(rs[1].output_ids) < 3:
+        yield
+    t.perturb.swap_rows(seed=1)
+    yield
+    yield
+
+
+@pytest.mark.scripted(**{**TINY, "kv_canary": "none"})
+def test_a_transformer_is_not_watched_when_the_arguments_say_so(t):
+    yield
+    with pytest.raises(ConfigError, match="without a canary"):
+        _ = t.canary
 
 
 def clean(t):

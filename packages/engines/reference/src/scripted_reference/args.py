@@ -114,7 +114,8 @@ class ServerArgs:
             more a request fails whose KV is incomplete.
         prefill_kwargs, decode_kwargs: of a pair, arguments that one of the engines has otherwise.
         kv_canary: what a KV canary does about a slot that does not hold what it should, if
-            `scripted-canary` is there: `"none"` (the default), `"log"` or `"raise"`.
+            `scripted-canary` is there: `"none"`, `"log"` or `"raise"`. The default is `"raise"` for the
+            model `tiny` in the process of its scripts, else `"none"`.
         kv_canary_real_data: how much of each slot's KV it hashes: `"none"`, `"partial"` or `"all"`.
         kv_canary_sweep_interval: after so many forwards it verifies all of the prefix tree; 0 for never.
         inject_fault: for tests of tests: the name of a seeded fault, see `docs/faults.md`.

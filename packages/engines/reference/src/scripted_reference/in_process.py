@@ -80,7 +80,7 @@ class InProcessReference:
         self.hook = ScriptedSchedulerHook(
             scheduler=self.scheduler, tokenizer_recv_proxy=None, adapter=adapter
         )
-        self.engine.kv.announce(adapter)
+        self.engine.kv.announce(adapter, runs_scripts_only=True)
         self.engine.observer = HookObserver(hook=self.hook, adapter=adapter)
 
     def iterate(self) -> None:

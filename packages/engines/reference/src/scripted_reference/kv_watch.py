@@ -20,6 +20,7 @@ from scripted_core.kv_watch import (
 )
 from scripted_hook.plugin_calls import announce_engine
 
+from scripted_reference.args import TINY_MODEL
 from scripted_reference.argument_checks import wrong_argument
 from scripted_reference.memory import IntArray
 from scripted_reference.models.base import BatchResult, KvStorage, Model
@@ -109,12 +110,18 @@ class EngineKvWatch:
         # Their models as they were made: whoever measures wraps them later.
         self._models: dict[str, Model] = {n: s.model for n, s in self._schedulers.items()}
         self.kv_watcher: KvWatcher | None = None
+        self._unasked = "none"
 
-    def announce(self, port: object | None = None) -> None:
+    def announce(self, port: object | None = None, *, runs_scripts_only: bool = False) -> None:
         """Tell plugins of the engine as `port`: one puts a canary in if the arguments ask for it.
+
+        Where nothing but scripts runs, the model `tiny` has one unless the arguments say otherwise.
+        `hash` needs none: what it chooses is a hash of what its slots hold.
 
         Raises `ConfigError` when they do and none has: nothing would be watched, and nobody would know.
         """
+        if runs_scripts_only and self._engine.server_args.model_path == TINY_MODEL:
+            self._unasked = "raise"
         announce_engine(self if port is None else port)
         mode = self._engine.server_args.kv_canary
         if mode not in (None, "none") and self.kv_watcher is None:
@@ -129,7 +136,7 @@ class EngineKvWatch:
         """What the engine arguments say."""
         args = self._engine.server_args
         return {
-            "kv_canary": args.kv_canary or "none",
+            "kv_canary": args.kv_canary or self._unasked,
             "kv_canary_real_data": args.kv_canary_real_data,
             "kv_canary_sweep_interval": args.kv_canary_sweep_interval,
         }
