@@ -121,6 +121,7 @@ class Laboratory:
         except (ConfigError, EngineStartError, ScriptNotImportable):
             raise
         except Exception as error:
+            self._retire_in_process()
             return Run(report, error, signature_of(error))
         return Run(report, digest=session.event_digest() if digest else "")
 
@@ -191,6 +192,12 @@ class Laboratory:
         if session is None:
             self._session = session = self._start(kwargs)
         return session
+
+    def _retire_in_process(self) -> None:
+        # A new one takes milliseconds; the reset of one that failed can wait for clients for seconds.
+        if isinstance(self._session, InProcessSession):
+            self._session.shutdown()
+            self._session = None
 
     def _session_alone(self, program: Program) -> Session:
         topology = self.topologies[program.topology]

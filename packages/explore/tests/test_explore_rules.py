@@ -1,0 +1,64 @@
+"""Single rules on the shortest program that shows what each is for, on an engine with a seeded fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scripted_explore.laboratory import Laboratory
+from scripted_explore.operations import Abort, EvictPrefix, Flush, Settle, Start, Steps, UntilEnd
+from scripted_explore.program import Program
+from scripted_explore.space import topologies
+from scripted_registry.ci import register_cpu_ci
+
+register_cpu_ci(est_time=3, stage="explore", runner_config="cpu")
+
+(SINGLE,) = topologies("reference", ["single"])
+SHORT = Start(family=0, shared=0, own=0, own_tokens=1, new_tokens=1)
+SHARED = Start(family=1, shared=5, own=0, own_tokens=1, new_tokens=1)
+SIBLING = EvictPrefix(family=1, shared=1, own=0, own_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found", "ops", "kwargs"),
+    [
+        ("siblings-evicted", "rule: evict", (SHARED, Settle(), SIBLING, Steps(1)), {}),
+        (
+            "flush-while-in-flight",
+            "rule: flush",
+            (SHORT, UntilEnd(all_of_them=1), Flush(), Steps(1)),
+            {"disable_overlap_schedule": False},
+        ),
+        ("abort-of-waiting-not-reported", "rule: abort", (SHORT, Abort(which=0)), {}),
+    ],
+)
+def test_a_rule_sees_what_it_is_for(
+    fault: str, found: str, ops: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    plain = {name: values[0] for name, values in SINGLE.axes.items()}
+    program = Program("single", {**SINGLE.base, **plain, **kwargs}, ops)
+    with Laboratory("reference", (SINGLE,)) as sound:
+        assert sound.run(program).signature is None
+    with Laboratory("reference", (SINGLE,), extra={"inject_fault": fault}) as broken:
+        assert str(broken.run(program).signature) == found
+        # The engine that failed is replaced: the next run does not have to wait for its clients.
+        assert str(broken.run(program).signature) == found
+        assert broken.starts == 3  # one for undisturbed runs
+
+
+def test_waiting_for_an_end_leaves_an_engine_that_is_not_idle_yet() -> None:
+    kwargs = {**SINGLE.base, "disable_overlap_schedule": False}
+    long = Start(family=0, shared=0, own=0, own_tokens=2, new_tokens=16)
+    steps = {}
+    with Laboratory("reference", (SINGLE,)) as laboratory:
+        for name, wait in (
+            ("next", UntilEnd()),
+            ("all", UntilEnd(all_of_them=1)),
+            ("idle", Settle()),
+        ):
+            run = laboratory.run(Program("single", kwargs, (SHORT, long, wait, Flush(), Steps(1))))
+            assert run.signature is None
+            counts = run.report.sometimes
+            steps[name] = counts.get("a flush was refused", 0)
+    # While one request lives, and while the last batch is in flight, a flush is refused.
+    assert steps == {"next": 1, "all": 1, "idle": 0}
