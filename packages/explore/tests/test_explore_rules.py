@@ -49,16 +49,18 @@ def test_a_rule_sees_what_it_is_for(
 def test_waiting_for_an_end_leaves_an_engine_that_is_not_idle_yet() -> None:
     kwargs = {**SINGLE.base, "disable_overlap_schedule": False}
     long = Start(family=0, shared=0, own=0, own_tokens=2, new_tokens=16)
-    steps = {}
+    seen = {}
     with Laboratory("reference", (SINGLE,)) as laboratory:
         for name, wait in (
             ("next", UntilEnd()),
             ("all", UntilEnd(all_of_them=1)),
             ("idle", Settle()),
         ):
-            run = laboratory.run(Program("single", kwargs, (SHORT, long, wait, Flush(), Steps(1))))
+            ops = (SHORT, long, wait, Abort(which=0), Flush(), Steps(1))
+            run = laboratory.run(Program("single", kwargs, ops))
             assert run.signature is None
-            counts = run.report.sometimes
-            steps[name] = counts.get("a flush was refused", 0)
+            nobody_to_abort = bool(run.report.passed_over)
+            refused = run.report.sometimes.get("a flush was refused", 0)
+            seen[name] = (nobody_to_abort, refused)
     # While one request lives, and while the last batch is in flight, a flush is refused.
-    assert steps == {"next": 1, "all": 1, "idle": 0}
+    assert seen == {"next": (False, 1), "all": (True, 1), "idle": (True, 0)}

@@ -105,7 +105,7 @@ def test_a_shared_page_that_the_tree_does_not_own_is_found(case, data):
     tree = {page for (kind, _), pages in owned.items() if kind is OwnerKind.TREE for page in pages}
     others = [page for page in range(-2, first + total + 3) if page not in tree]
     stale = data.draw(st.sampled_from(others))
-    found = check((owned, first, total, [("sharer", [stale])]))
+    found = check((owned, first, total, [("sharer", [stale]), ("other", sorted(tree))]))
     assert [violation.code for violation in found] == ["stale-reference"]
     assert "sharer" in found[0].owners
     assert str(stale) in found[0].message
