@@ -124,8 +124,20 @@ def test_a_transfer_that_does_not_load_says_why(tmp_path, monkeypatch, body, say
     (package / "engine.py").write_text(body)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = pair_transport.why_no_transfer.__wrapped__()
+    found = pair_transport.why_no_library()
     assert (found is None) if says is None else says in found
+
+
+def test_a_release_that_hides_what_its_servers_send_has_no_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(pair_transport, "source_folder", lambda: tmp_path)
+    monkeypatch.setattr(pair_transport, "installed_version", lambda: "0.5.20")
+    monkeypatch.setattr(pair_transport, "why_no_library", lambda: None)
+    found = pair_transport.why_no_transfer.__wrapped__()
+    assert found is not None
+    assert found.startswith("SGLang 0.5.20 has no ")
+    assert "CommonKVReceiver._send_bootstrap_message" in found
+    monkeypatch.setattr(pair_transport, "find_place", lambda package, need: need.places[0])
+    assert pair_transport.why_no_transfer.__wrapped__() is None
 
 
 def test_ports_that_are_asked_for_together_differ():

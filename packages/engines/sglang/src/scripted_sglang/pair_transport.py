@@ -8,6 +8,10 @@ import subprocess
 import sys
 from typing import Final
 
+from scripted_sglang._compat.needs import PAIR_HOOKS
+from scripted_sglang.arguments import source_folder
+from scripted_sglang.probes import TESTED_VERSIONS, find_place, installed_version
+
 _MODULE: Final = "mooncake.engine"
 _HOW_TO_INSTALL: Final = (
     "python packages/engines/sglang/tools/install_transfer.py installs it; see the README of "
@@ -20,7 +24,25 @@ _TIMEOUT_S: Final = 60.0
 def why_no_transfer() -> str | None:
     """Why no pair can be started here, or ``None`` if it can.
 
-    Its library is loaded in a process of its own: it starts threads, and of a system library that is
+    A release without one of the places where messages between the servers are seen could be started,
+    and no script could tell when they have come.
+    """
+    package = source_folder()
+    if package is None:
+        return "SGLang is not installed"
+    missing = [need.name for need in PAIR_HOOKS if find_place(package, need) is None]
+    if missing:
+        return (
+            f"SGLang {installed_version()} has no {', '.join(missing)}, where it is seen what the "
+            f"servers send each other; SGLang {TESTED_VERSIONS[0]} has"
+        )
+    return why_no_library()
+
+
+def why_no_library() -> str | None:
+    """Why nothing can carry KV here, or ``None``.
+
+    The library is loaded in a process of its own: it starts threads, and of a system library that is
     missing only the loader knows.
     """
     if importlib.util.find_spec("mooncake") is None:
