@@ -119,6 +119,39 @@ def test_a_used_slot_is_found_in_the_same_forward(t):
 
 
 @pytest.mark.scripted(**HASH)
+def test_every_slot_of_a_request_is_verified_the_newest_too(t):
+    r = t.start_req(prompt_len=20, seed=1, max_new_tokens=60, ignore_eos=True)
+    while len(r.output_ids) < 3:
+        yield
+    canary = t.canary
+    shadow, group = canary.shadow("full"), canary.groups["full"]
+    row, missed = t.find_req_by_rid(r.rid).req_pool_idx, []
+    for back in range(1, 21):
+        position = 19 + len(r.output_ids) - back  # the newest token's KV is not written yet
+        slot = int(group.table[row, position])
+        shadow.arrays.flip(shadow.buffers[0], slot, 0, 1)
+        before = canary.violations_total
+        yield
+        new = canary.violations.last(canary.violations_total - before)
+        if [(one.slot, one.position) for one in new] != [(slot, position)]:
+            missed.append(position)
+        shadow.arrays.flip(shadow.buffers[0], slot, 0, 1)
+    assert not missed
+
+
+@pytest.mark.scripted(**HASH)
+def test_a_slot_that_broke_behind_its_forward_is_found_by_the_next_one(t):
+    r = t.start_req(prompt_len=20, seed=1, max_new_tokens=20, ignore_eos=True)
+    while len(r.output_ids) < 3:
+        yield
+    broken = t.perturb.flip_after_forward(handle=r, seed=2)
+    yield
+    yield
+    found = t.canary.violations.last(9)[0]
+    assert (found.slot, found.step) == (broken.slot, broken.done + 1)
+
+
+@pytest.mark.scripted(**HASH)
 def test_swapped_rows_are_found(t):
     rs = [t.start_req(prompt_len=40, seed=i, max_new_tokens=12, ignore_eos=True) for i in (1, 2)]
     while len(rs[1].output_ids) < 3:
