@@ -46,6 +46,14 @@ def test_a_rule_sees_what_it_is_for(
         assert broken.starts == 3  # one for undisturbed runs
 
 
+def test_a_request_after_a_long_rest_is_not_stuck() -> None:
+    # The decode engine of a pair runs its first batch an iteration later than a lone engine.
+    (pair,) = topologies("reference", ["pd"])
+    with Laboratory("reference", (pair,)) as laboratory:
+        run = laboratory.run(Program("pd", dict(pair.base), (Steps(70), SHORT, Steps(1))))
+    assert run.signature is None
+
+
 def test_waiting_for_an_end_leaves_an_engine_that_is_not_idle_yet() -> None:
     kwargs = {**SINGLE.base, "disable_overlap_schedule": False}
     long = Start(family=0, shared=0, own=0, own_tokens=2, new_tokens=16)

@@ -81,11 +81,11 @@ class Books:
             self._recorder.on_finish(rid, reason, len(output_ids))
         self.events.add("finish", step, rid, reason.kind.value, list(output_ids))
 
-    def close_iteration(self, step: int, *, is_obstructed: bool) -> None:
-        """An iteration has ended; one that could not make progress does not count as quiet."""
+    def close_iteration(self, step: int, *, may_be_quiet: bool) -> None:
+        """An iteration has ended; one that had, or could make, no progress to make is not counted."""
         for rid in self.batches.close_iteration(self._adapter.chunked_rids()):
             self.ledger.on_parked(rid)
-        if is_obstructed:
+        if may_be_quiet:
             self.batches.quiet_steps = 0
         if self._recorder is not None:
             self._recorder.close_iteration(step)

@@ -171,8 +171,12 @@ class InvariantChecks:
         held = any(pool.held for pool in self._adapter.kv_pools.values())
         return held or self._pair.transfer.waits_for_script
 
+    def may_be_quiet(self) -> bool:
+        """Whether an iteration that runs no batch is as it should be: nothing to do, or obstructed."""
+        return self._adapter.is_idle() or self.is_obstructed()
+
     def _has_stuck_work(self) -> bool:
-        return not self._adapter.is_idle() and not self.is_obstructed()
+        return not self.may_be_quiet()
 
     def leak(self, violations: Sequence[Violation]) -> LeakDetected:
         """The error for ``violations``, with the last operations before them."""

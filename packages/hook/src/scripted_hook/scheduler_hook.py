@@ -304,7 +304,7 @@ class ScriptedSchedulerHook:
         self._advance(job)
 
     def _close_iteration(self, job: Job) -> None:
-        self._books.close_iteration(self._step, is_obstructed=self._checks.is_obstructed())
+        self._books.close_iteration(self._step, may_be_quiet=self._checks.may_be_quiet())
         self._plugins.on_step(self._step)
         elsewhere = self._rank.after_iteration(self._step, compare=job.check_invariants)
         if job.check_invariants:
