@@ -27,6 +27,9 @@ def test_the_arguments_are_ours_on_a_cpu_and_sglangs_elsewhere():
     on_gpu = dict(CANARY)
     assert take_settings(on_gpu, on_cpu=False) == {}
     assert on_gpu == CANARY
+    of_a_pair = {**CANARY, "disaggregation_mode": "prefill"}
+    assert take_settings(of_a_pair, on_cpu=True) == {}
+    assert of_a_pair == {**CANARY, "disaggregation_mode": "prefill"}, "SGLang's own has them"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,7 @@ def test_the_arguments_are_ours_on_a_cpu_and_sglangs_elsewhere():
         ({"kv_canary_real_data": "some"}, "kv_canary_real_data='some'"),
         ({"kv_canary_sweep_interval": -1}, "kv_canary_sweep_interval=-1"),
         ({"pp_size": 2}, "pp_size above 1"),
-        ({"disaggregation_mode": "prefill"}, "disaggregation_mode"),
+        ({"speculative_algorithm": "EAGLE"}, "speculative_algorithm"),
     ],
 )
 def test_what_is_not_watched_is_refused_by_name(more, named):

@@ -17,7 +17,7 @@ from scripted_hook.plugin_calls import announce_engine
 from scripted_hook.scheduler_hook import ScriptedSchedulerHook
 
 from scripted_sglang import _compat
-from scripted_sglang._compat import needs, pinned_memory, torch_native
+from scripted_sglang._compat import needs, own_canary, pinned_memory, torch_native
 from scripted_sglang._compat.disaggregation import do_without_events
 from scripted_sglang._compat.needs import Place
 from scripted_sglang.adapter import SglangAdapter
@@ -292,6 +292,7 @@ def register(address: SessionAddress) -> None:
         (needs.WINDOW_EXTEND, torch_native.read_windows, HookType.AROUND),
         (needs.WINDOW_DECODE, torch_native.read_windows, HookType.AROUND),
         (needs.LORA_MANAGER, pinned_memory.do_without_pinned_memory, HookType.BEFORE),
+        (needs.OWN_CANARY, own_canary.do_without_device_streams, HookType.BEFORE),
         *(pair if member_from_env(os.environ) else ()),
     ):
         place = find_place(package, need)

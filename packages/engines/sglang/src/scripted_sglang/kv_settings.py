@@ -1,7 +1,8 @@
 """Which server arguments are for our KV canary, and how they get to the scheduler process.
 
-SGLang has a KV canary of its own, which needs triton. On a CPU the arguments of the same names are for
-ours, and travel in a variable.
+SGLang has a KV canary of its own, which needs triton. On one device of a CPU the arguments of the same
+names are for ours, and travel in a variable. The servers of a pair have SGLang's own, which knows of
+pairs.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 def take_settings(kwargs: dict[str, Any], *, on_cpu: bool) -> dict[str, str]:
     """Take our canary's arguments out of a server's, and return the variable that stands for them.
 
-    Raises ``ConfigError`` where several processes would have to be watched.
+    Nothing is taken from a server of a pair: its canary is SGLang's own. Raises ``ConfigError`` where
+    several processes would have to be watched.
     """
     if not on_cpu or kwargs.get("kv_canary") in (None, "none"):
+        return {}
+    if kwargs.get("disaggregation_mode") not in (None, "null"):
         return {}
     for name in ("tp_size", "pp_size", "dp_size"):
         if int(str(kwargs.get(name) or 1)) > 1:
             raise _refused(kwargs, f"{name} above 1")
-    for name in ("disaggregation_mode", "speculative_algorithm"):
-        if kwargs.get(name) not in (None, "null"):
-            raise _refused(kwargs, name)
+    if kwargs.get("speculative_algorithm") is not None:
+        raise _refused(kwargs, "speculative_algorithm")
     taken = {name: kwargs.pop(name) for name in (*_CHOICES, _SWEEP_INTERVAL) if name in kwargs}
     taken = {name: value for name, value in taken.items() if value is not None}
     for name, choices in _CHOICES.items():

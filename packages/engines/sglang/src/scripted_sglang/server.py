@@ -28,6 +28,7 @@ from scripted_sglang.launch import (
     server_argv,
     server_env,
 )
+from scripted_sglang.own_canary import own_canary_environment
 from scripted_sglang.probes import TESTED_VERSIONS, describe_installation, installed_version
 from scripted_sglang.tiny_model import (
     SMALL_MODEL,
@@ -126,7 +127,9 @@ def one_server(config: EngineConfig) -> ServerLaunch:
         argv=tuple(server_argv(kwargs, host=host, port=port)),
         host=host,
         port=port,
-        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}") | wanted_env,
+        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}")
+        | own_canary_environment(kwargs, on_cpu=on_cpu)
+        | wanted_env,
         ready_path="/model_info",
         prepare=prepare,
         explain=explain,

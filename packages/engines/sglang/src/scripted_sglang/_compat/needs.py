@@ -175,6 +175,12 @@ LORA_MANAGER: Final = Need(
     "LoRA on a CPU",
     required=False,
 )
+OWN_CANARY: Final = Need(
+    (Place("kv_canary.runner.canary_manager", "CanaryManager", "__init__"),),
+    "give SGLang's own KV canary a stream on a CPU, and memory that is not pinned",
+    "SGLang's own KV canary on a CPU",
+    required=False,
+)
 
 _PAIR: Final = "disaggregation_mode='pair'"
 _CONN: Final = "disaggregation.common.conn"
@@ -251,6 +257,7 @@ HOOKS: Final = (
     WINDOW_EXTEND,
     WINDOW_DECODE,
     LORA_MANAGER,
+    OWN_CANARY,
     *PAIR_HOOKS,
 )
 
