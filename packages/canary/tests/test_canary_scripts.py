@@ -225,3 +225,11 @@ def test_a_canary_that_is_not_told_says_so_once(t):
     canary.check_health()
     assert [one.reason.value for one in canary.violations.last(9)] == ["canary_stopped"]
     yield from finish(r)
+
+
+@pytest.mark.scripted(**HASH)
+def test_what_is_no_request_is_not_perturbed(t):
+    for flip in (t.perturb.flip_used_slot, t.perturb.flip_after_forward):
+        with pytest.raises(ConfigError, match="'rid' is not a request handle"):
+            flip(handle="rid")
+    yield

@@ -261,3 +261,19 @@ def test_exhaust_row_pool_of_more_rows_than_tokens_in_the_vocabulary(t, monkeypa
     ballast = yield from exhaust_row_pool(t, leave_rows=1)
     assert len(ballast) == _ROWS - 1
     assert t.engine_stats()["req_pool_free"] == 1
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: run_until(x, lambda h: True),
+        run_until_finished,
+        lambda x: run_until_all_finished([x]),
+        lambda x: advance_to_nth_chunk(x, 1),
+        lambda x: advance_to_decode_step(x, 1),
+        lambda x: advance_to_lifecycle_stage(x, "first_chunk"),
+    ],
+)
+def test_a_wait_for_what_is_no_request_is_refused(wait):
+    with pytest.raises(ConfigError, match="'rid' is not a request handle"):
+        next(wait("rid"))

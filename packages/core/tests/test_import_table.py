@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,17 @@ def test_every_folder_with_sources_is_a_package() -> None:
         if path.is_dir() and any(path.glob("*/__init__.py"))
     }
     assert with_sources <= set(folders())
+
+
+@pytest.mark.parametrize("extra", ["reference", "sglang"])
+def test_an_engine_comes_with_every_topology(extra: str) -> None:
+    """What the documentation says to install has what the documentation shows."""
+    core = tomllib.loads((ROOT / "packages/core/pyproject.toml").read_text(encoding="utf-8"))
+    asked = core["project"]["optional-dependencies"][extra]
+    topologies = {path.name for path in (ROOT / "packages/backends").iterdir() if path.is_dir()}
+    assert "pd" in topologies
+    brought = {line.partition(">=")[0] for line in asked}
+    assert {f"scripted-backend-{name}" for name in topologies} <= brought
 
 
 def test_the_table_has_no_way_up() -> None:

@@ -511,6 +511,11 @@ def raises(error, match, call):
     [
         ({"prompt_len": 0}, "prompt_len=0"),
         ({"prompt_len": -3}, "prompt_len=-3"),
+        ({"prompt_len": 10**30}, f"prompt_len={10**30} is above"),
+        ({"prompt_len": 3, "max_new_tokens": 10**30}, "above"),
+        ({"prompt_len": 3, "priority": 10**30}, f"priority={10**30} is above"),
+        ({"prompt_len": 3, "priority": -(10**30)}, "is below"),
+        ({"prompt_len": 3, "dp_rank": 10**30}, f"dp_rank={10**30} is above"),
         ({"prompt_len": 2.5}, r"prompt_len=2\.5"),
         ({"prompt_len": True}, "prompt_len=True"),
         ({}, "neither prompt_len nor input_ids"),

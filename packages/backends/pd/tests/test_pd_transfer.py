@@ -162,6 +162,51 @@ def test_a_chunk_from_before_a_retraction_is_stale(t, expected):
     assert all("started over" in why for why in t.transfer.rejected)
 
 
+_TAKE_A_HANDLE = {
+    "prefill.abort": lambda t, x: t.prefill.abort(x),
+    "prefill.view": lambda t, x: t.prefill.view(x),
+    "decode.status": lambda t, x: t.decode.status(x),
+    "transfer.stage": lambda t, x: t.transfer.stage(x),
+    "transfer.pending_of": lambda t, x: t.transfer.pending_of(x),
+    "advance_to_pd_stage": lambda t, x: next(advance_to_pd_stage(t, x, PdStage.DECODING)),
+}
+
+
+@pytest.mark.parametrize("call", _TAKE_A_HANDLE)
+def test_what_is_no_request_handle_is_refused_by_name(t, call):
+    for wrong in ("x", None, 3):
+        with pytest.raises(ConfigError, match=f"^{call}: {wrong!r} is not a request handle") as no:
+            _TAKE_A_HANDLE[call](t, wrong)
+        assert "start_req" in no.value.hint
+    yield
+
+
+@pytest.mark.parametrize("stage", ["transferring", "decoding"])
+def test_a_stage_may_be_named_by_its_value(t, stage):
+    r = _LONG.start(t)
+    yield from advance_to_pd_stage(t, r, stage)
+    assert t.transfer.stage(r) == stage
+    t.transfer.resume()
+    with pytest.raises(ConfigError, match="'sideways' is no stage"):
+        next(advance_to_pd_stage(t, r, "sideways"))
+    yield from run_until_finished(r)
+
+
+def test_what_is_no_list_of_chunks_is_not_reordered(t):
+    r = _LONG.start(t)
+    yield from _all_chunks_pending(t, r)
+    before = t.transfer.pending
+    for wrong in (None, before[0], 1, []):
+        with pytest.raises(ConfigError, match="is not a list of pending chunks") as no:
+            t.transfer.reorder(wrong)
+        assert "t.transfer.pending" in no.value.hint
+    t.transfer.reorder(before[::-1])
+    yield
+    assert [chunk.number for chunk in t.transfer.pending] == [one.number for one in before[::-1]]
+    t.transfer.resume()
+    yield from run_until_finished(r)
+
+
 def test_what_is_not_pending_is_refused_by_name(t):
     with pytest.raises(ConfigError, match="KV chunk 7 is not pending"):
         t.transfer.drop(7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scripted_core.errors import CapabilityMissing, ConfigError
+from scripted_core.handle import ScriptedReqHandle, require_handle
 from scripted_core.kv_watch import KvWatchPort
 
 from scripted_canary.canary import Canary
@@ -12,7 +13,6 @@ from scripted_canary.perturb import Perturbation, PerturbKind
 
 if TYPE_CHECKING:
     from scripted_core.context import ScriptedContext
-    from scripted_core.handle import ScriptedReqHandle
 
 
 def canary_of(context: ScriptedContext) -> Canary:
@@ -73,5 +73,5 @@ class ScriptPerturb:
     def _arm(
         self, kind: PerturbKind, *, pool: str, seed: int, handle: ScriptedReqHandle | None = None
     ) -> Perturbation:
-        rid = "" if handle is None else handle.rid
+        rid = "" if handle is None else require_handle(f"perturb ({kind.value})", handle).rid
         return self._canary.perturber.arm(Perturbation(kind=kind, storage=pool, seed=seed, rid=rid))

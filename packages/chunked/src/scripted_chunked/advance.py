@@ -7,6 +7,7 @@ from typing import Literal
 
 from scripted_core import ScriptedReqHandle
 from scripted_core.errors import ConfigError, StepsExhausted
+from scripted_core.handle import require_handle
 
 from scripted_chunked.engine import DEFAULT_MAX_STEPS
 from scripted_chunked.until import run_until
@@ -30,6 +31,7 @@ def advance_to_nth_chunk(
 
     Raises ``StepsExhausted`` when the steps run out or the request ends first.
     """
+    require_handle("advance_to_nth_chunk", r)
     yield from _run_before_end(
         r,
         lambda: r.chunks_done >= target_chunk,
@@ -45,6 +47,7 @@ def advance_to_decode_step(
 
     Raises ``StepsExhausted`` when the steps run out or the request ends with fewer.
     """
+    require_handle("advance_to_decode_step", r)
     yield from _run_before_end(
         r,
         lambda: len(r.output_ids) >= target_output_len,
@@ -68,6 +71,7 @@ def advance_to_lifecycle_stage(
     but the last have. ``first_decode``, ``mid_decode``, ``last_decode``: 1, half, and all but one
     of the output tokens are there.
     """
+    require_handle("advance_to_lifecycle_stage", r)
     match stage:
         case "first_chunk":
             yield from advance_to_nth_chunk(r, 1, max_steps=max_steps)

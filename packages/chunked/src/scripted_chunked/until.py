@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.errors import StepsExhausted
+from scripted_core.handle import require_handle
 
 from scripted_chunked.engine import DEFAULT_MAX_STEPS
 
@@ -17,6 +18,7 @@ def run_until(
     max_steps: int = DEFAULT_MAX_STEPS,
 ) -> Iterator[None]:
     """Step until ``predicate(handle)`` holds; ``StepsExhausted`` after ``max_steps`` iterations."""
+    require_handle("run_until", handle)
     for _ in range(max_steps):
         if predicate(handle):
             return
@@ -30,6 +32,7 @@ def run_until_finished(
     handle: ScriptedReqHandle, *, max_steps: int = DEFAULT_MAX_STEPS
 ) -> Iterator[None]:
     """Step until the request has ended, by whatever way."""
+    require_handle("run_until_finished", handle)
     yield from run_until(handle, lambda h: h.finished, max_steps=max_steps)
 
 
@@ -37,6 +40,8 @@ def run_until_all_finished(
     handles: Sequence[ScriptedReqHandle], *, max_steps: int = DEFAULT_MAX_STEPS
 ) -> Iterator[None]:
     """Step until every request has ended."""
+    for one in handles:
+        require_handle("run_until_all_finished", one)
     for _ in range(max_steps):
         if all(handle.finished for handle in handles):
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from scripted_core.errors import ConfigError
 from scripted_core.requests import ClientStream
 from scripted_core.views import FinishReason, RequestStatus
 
@@ -83,3 +84,13 @@ class ScriptedReqHandle:
 
     def __str__(self) -> str:
         return f"{self.rid} ({self.status})"
+
+
+def require_handle(call: str, value: object) -> ScriptedReqHandle:
+    """``value`` if it is a request handle, else a :class:`ConfigError` naming ``call``."""
+    if not isinstance(value, ScriptedReqHandle):
+        raise ConfigError(
+            f"{call}: {value!r} is not a request handle",
+            hint="pass what start_req returned, or t.handle(rid)",
+        )
+    return value

@@ -12,6 +12,9 @@ import msgspec
 from scripted_core.errors import CapabilityMissing, ConfigError
 from scripted_core.views import FinishReason
 
+MAX_PROMPT_TOKENS = 2**24
+"""Longest prompt that is built: beyond every context there is, and 128 MiB as a tuple."""
+
 
 class ReqSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One generate request, validated; ``input_ids`` is the whole prompt in token ids."""
@@ -139,6 +142,11 @@ def build_prompt(
                 hint="start_req(prompt_len=64) or start_req(input_ids=[…])",
             )
         require_int("start_req", "prompt_len", prompt_len, at_least=1)
+        if prompt_len > MAX_PROMPT_TOKENS:
+            raise ConfigError(
+                f"start_req: prompt_len={prompt_len} is above {MAX_PROMPT_TOKENS}",
+                hint="to see a prompt refused, one token more than the context is enough",
+            )
         require_int("start_req", "prompt_token", prompt_token, at_least=0)
         if prompt_token >= vocab_size:
             raise ConfigError(

@@ -12,12 +12,15 @@ from urllib.parse import urlsplit
 
 from scripted_core import ScriptedHttpServer
 from scripted_core.errors import ConfigError
+from scripted_core.requests import require_int
 from scripted_core.sessions.base import Session
 
 SHORT_PROMPT: Final = (
     "The quick brown fox jumps over the lazy dog, and the dog, who has seen it before, sleeps on."
 )
 _ERROR_CHARACTERS: Final = 2000
+_MOST_AT_ONCE: Final = 10_000
+_LONGEST_TIMEOUT_S: Final = 86_400.0
 
 
 def post_parallel_generate(
@@ -27,7 +30,10 @@ def post_parallel_generate(
 
     A result is the JSON that was answered, with `status_code` added; of an answer that is no JSON, or of
     none within `timeout` seconds, it has `error` instead (and `status_code` 0 where there is no answer).
+    Raises `ConfigError` for a `timeout` or a `max_new_tokens` that cannot be.
     """
+    require_int("post_parallel_generate", "max_new_tokens", max_new_tokens, at_least=1)
+    _require_timeout("post_parallel_generate", timeout)
     if not prompts:
         return []
     with ThreadPoolExecutor(max_workers=len(prompts)) as pool:
@@ -36,6 +42,16 @@ def post_parallel_generate(
                 lambda prompt: _post(url, prompt, max_new_tokens=max_new_tokens, timeout=timeout),
                 prompts,
             )
+        )
+
+
+def _require_timeout(call: str, timeout: object) -> None:
+    """More than 0 and at most a day: sockets take 0 for "do not wait", and cannot count to infinity."""
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout <= _LONGEST_TIMEOUT_S:  # type: ignore[operator]
+        raise ConfigError(
+            f"{call}: timeout={timeout!r} is not a number of seconds above 0",
+            hint=f"give seconds for each request, up to {_LONGEST_TIMEOUT_S:,.0f}",
         )
 
 
@@ -106,8 +122,18 @@ class PdPair:
 
         With `distinct_prompts` they differ from their first words on, also from those of any earlier
         call, so that no prefix of one is cached for another. `timeout` is in seconds for each. Raises
-        `AssertionError` with the first result that is no success, unless that is not asserted.
+        `AssertionError` with the first result that is no success, unless that is not asserted, and
+        `ConfigError` for an `n` below 1 and other numbers that cannot be.
         """
+        call = "send_parallel_short_requests"
+        require_int(call, "n", n, at_least=1)
+        if n > _MOST_AT_ONCE:
+            raise ConfigError(
+                f"{call}: n={n} is above {_MOST_AT_ONCE}",
+                hint="each request is a thread of its own",
+            )
+        require_int(call, "max_new_tokens", max_new_tokens, at_least=1)
+        _require_timeout(call, timeout)
         prompts = [SHORT_PROMPT] * n
         if distinct_prompts:
             nonce = uuid.uuid4().hex[:8]

@@ -8,6 +8,7 @@ from typing import Final
 from scripted_chunked import DEFAULT_MAX_STEPS
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.errors import ConfigError, StepsExhausted
+from scripted_core.handle import require_handle
 from scripted_core.views import PdStage
 
 STAGES: Final = (
@@ -23,21 +24,23 @@ STAGES: Final = (
 def advance_to_pd_stage(
     t: ScriptedContext,
     handle: ScriptedReqHandle,
-    stage: PdStage,
+    stage: PdStage | str,
     *,
     max_steps: int = DEFAULT_MAX_STEPS,
 ) -> Iterator[None]:
-    """Step until ``handle`` is in ``stage``.
+    """Step until ``handle`` is in ``stage``, a member of ``STAGES`` or its value.
 
     ``PREFILLING`` needs a prompt of two chunks or more. A request stays ``TRANSFERRING`` for no longer
     than the transfer takes: for that stage the transfer is held, and stays so until
     ``t.transfer.resume()``. Raises ``StepsExhausted`` when the steps run out or the request ends first.
     """
+    require_handle("advance_to_pd_stage", handle)
     if stage not in STAGES:
         raise ConfigError(
             f"advance_to_pd_stage: {stage!r} is no stage to advance to",
             hint=f"one of {', '.join(one.value for one in STAGES)}",
         )
+    stage = PdStage(stage)
     if stage is PdStage.TRANSFERRING:
         t.transfer.hold()
     for _ in range(max_steps):

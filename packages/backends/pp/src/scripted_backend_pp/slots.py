@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from scripted_chunked import advance_to_nth_chunk, run_steps
 from scripted_core import ScriptedContext, ScriptedReqHandle
 from scripted_core.errors import StepsExhausted
+from scripted_core.handle import require_handle
 
 _MOST_SLOTS = 32
 
@@ -42,6 +43,7 @@ def until_drained(t: ScriptedContext, handle: ScriptedReqHandle) -> Iterator[Non
 
     Raises ``StepsExhausted`` when that takes longer than any pipeline needs.
     """
+    require_handle("until_drained", handle)
     for _ in range(_MOST_SLOTS):
         if handle.rid in t.queues.waiting or handle.finished:
             return

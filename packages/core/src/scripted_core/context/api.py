@@ -9,7 +9,7 @@ from scripted_core.context import memory, queries
 from scripted_core.context.pair import PairSide, PairTransfer
 from scripted_core.context.req_starter import ScriptedContextReqStarter
 from scripted_core.errors import CapabilityMissing, ConfigError
-from scripted_core.handle import ScriptedReqHandle
+from scripted_core.handle import ScriptedReqHandle, require_handle
 from scripted_core.ops import Abort, AbortAll, Continue, ControlReceipt, Evict, Flush, Pause
 from scripted_core.ports import EnginePort, SchedulerHookPort
 from scripted_core.ranks import RankView
@@ -211,13 +211,9 @@ class ScriptedContext:
         ``await_arrival`` waits until the abort is in the inbox. Through the inbox it always is when
         the call returns; with ``via="http"`` it decides whether the call waits for it.
         """
-        if not isinstance(handle, ScriptedReqHandle):
-            raise ConfigError(
-                f"abort: {handle!r} is not a request handle",
-                hint="pass what start_req returned, or t.handle(rid)",
-            )
+        rid = require_handle("abort", handle).rid
         return self.acting_hook.post(
-            Abort(rid=handle.rid), via_http=_over_http(self, via), await_arrival=await_arrival
+            Abort(rid=rid), via_http=_over_http(self, via), await_arrival=await_arrival
         )
 
     def abort_all(

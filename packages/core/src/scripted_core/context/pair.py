@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from scripted_core.capabilities import Capability
 from scripted_core.context import memory
 from scripted_core.errors import ConfigError
-from scripted_core.handle import ScriptedReqHandle
+from scripted_core.handle import ScriptedReqHandle, require_handle
 from scripted_core.ops import (
     Abort,
     AbortAll,
@@ -76,11 +77,11 @@ class PairSide:
 
     def view(self, handle: ScriptedReqHandle) -> RequestView | None:
         """This engine's own view of a request; ``None`` when it does not have it (any more)."""
-        return self._port.request(handle.rid)
+        return self._port.request(require_handle(f"{self.side.value}.view", handle).rid)
 
     def status(self, handle: ScriptedReqHandle) -> RequestStatus:
         """``waiting`` or ``running`` here; ``unknown`` when this engine does not have it."""
-        view = self.view(handle)
+        view = self._port.request(require_handle(f"{self.side.value}.status", handle).rid)
         return RequestStatus.UNKNOWN if view is None else view.status
 
     def engine_stats(self) -> dict[str, int]:
@@ -112,7 +113,7 @@ class PairSide:
 
     def abort(self, handle: ScriptedReqHandle) -> ControlReceipt:
         """Abort a request in this engine; the other one learns of it from here."""
-        return self._post(Abort(rid=handle.rid))
+        return self._post(Abort(rid=require_handle(f"{self.side.value}.abort", handle).rid))
 
     def abort_all(self) -> ControlReceipt:
         """Abort every request that this engine has."""
@@ -152,7 +153,8 @@ class PairTransfer:
 
     def pending_of(self, handle: ScriptedReqHandle) -> tuple[KvChunkView, ...]:
         """Those of one request."""
-        return tuple(chunk for chunk in self.pending if chunk.rid == handle.rid)
+        rid = require_handle("transfer.pending_of", handle).rid
+        return tuple(chunk for chunk in self.pending if chunk.rid == rid)
 
     @property
     def is_held(self) -> bool:
@@ -171,7 +173,7 @@ class PairTransfer:
 
     def stage(self, handle: ScriptedReqHandle) -> PdStage:
         """Where a request is between the two engines."""
-        return self._port.stage(handle.rid)
+        return self._port.stage(require_handle("transfer.stage", handle).rid)
 
     def hold(self) -> ControlReceipt:
         """Deliver nothing but what is stepped, until ``resume``."""
@@ -191,8 +193,13 @@ class PairTransfer:
         require_int("transfer.delay", "iterations", iterations, at_least=1)
         return self._post(TransferAction.DELAY, self._pending(chunk), count=iterations)
 
-    def reorder(self, chunks: list[KvChunkView] | list[int]) -> ControlReceipt:
+    def reorder(self, chunks: Sequence[KvChunkView] | Sequence[int]) -> ControlReceipt:
         """Deliver these pending chunks in this order, in the places that they have now."""
+        if not isinstance(chunks, (list, tuple)) or not chunks:
+            raise ConfigError(
+                f"transfer.reorder: {chunks!r} is not a list of pending chunks",
+                hint="give two or more of t.transfer.pending in the order that they shall have",
+            )
         numbers = tuple(number for chunk in chunks for number in self._pending(chunk))
         if len(set(numbers)) != len(numbers):
             raise ConfigError(

@@ -62,6 +62,9 @@ class ScriptedContextReqStarter:
             ("top_logprobs_num", top_logprobs_num),
         ):
             checked.whole_number(name, value)
+        # Engines keep and send these as machine integers; which ranks there are, they say themselves.
+        checked.between("priority", priority, -MAX_INT32, MAX_INT32)
+        checked.between("dp_rank", dp_rank, -MAX_INT32, MAX_INT32)
         # Outside these bounds an engine may not refuse, but end.
         checked.between("logprob_start_len", logprob_start_len, -1, MAX_INT32)
         checked.between("top_logprobs_num", top_logprobs_num, 0, engine.vocab_size)

@@ -25,6 +25,7 @@ from aiohttp import web
 from scripted_core.wire.address import address_from_env
 
 _LARGEST_BODY_BYTES: Final = 64 * 1024 * 1024
+_LARGEST_PORT: Final = 65_535
 _ROOM_BITS: Final = 63
 _GENERATING: Final = ("/generate", "/v1/completions", "/v1/chat/completions")
 _CONTROLLING: Final = (
@@ -339,25 +340,50 @@ async def serve(workers: Workers, *, host: str, port: int) -> None:
         await runner.cleanup()
 
 
+def _port(text: str) -> int:
+    """A TCP port that somebody can be told of, so not 0."""
+    try:
+        port = int(text)
+    except ValueError:
+        port = 0
+    if not 1 <= port <= _LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 1 to {_LARGEST_PORT}")
+    return port
+
+
+def _server_url(text: str) -> str:
+    """The URL of a server, without a slash at its end."""
+    try:
+        where = urlsplit(text)
+        good = where.scheme in ("http", "https") and where.hostname and where.port != 0
+    except ValueError:  # a port out of range, an IPv6 address without its end
+        good = False
+    if not good or where.query or where.fragment or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no URL of a server: give one like http://127.0.0.1:30001"
+        )
+    return text.rstrip("/")
+
+
 def main() -> None:
-    """Exit status 0 when it was told to end, 1 when it cannot have its port."""
+    """Exit status 0 when it was told to end, 1 when it cannot have its port, 2 for wrong options."""
     parser = argparse.ArgumentParser(
         prog="python -m scripted_hook.pair.router",
         description="A router in front of a prefill and a decode server.",
         allow_abbrev=False,
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=30000, help="default: %(default)s")
-    parser.add_argument("--prefill", required=True, metavar="URL")
-    parser.add_argument("--bootstrap-port", type=int, default=8998, help="default: %(default)s")
-    parser.add_argument("--decode", required=True, metavar="URL")
+    parser.add_argument("--port", type=_port, default=30000, help="default: %(default)s")
+    parser.add_argument("--prefill", type=_server_url, required=True, metavar="URL")
+    parser.add_argument("--bootstrap-port", type=_port, default=8998, help="default: %(default)s")
+    parser.add_argument("--decode", type=_server_url, required=True, metavar="URL")
     options = parser.parse_args()
     address = address_from_env(os.environ)
     if address is not None:
         address.announce("router")
     workers = Workers(
-        prefill=options.prefill.rstrip("/"),
-        decode=options.decode.rstrip("/"),
+        prefill=options.prefill,
+        decode=options.decode,
         bootstrap_port=options.bootstrap_port,
     )
     try:
