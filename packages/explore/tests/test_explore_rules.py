@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scripted_core.views import PauseMode
 from scripted_explore.laboratory import Laboratory
-from scripted_explore.operations import Abort, EvictPrefix, Flush, Settle, Start, Steps, UntilEnd
+from scripted_explore.operations import (
+    Abort,
+    AbortAll,
+    EvictPrefix,
+    Flush,
+    Pause,
+    Settle,
+    Start,
+    Steps,
+    UntilEnd,
+)
 from scripted_explore.program import Program
 from scripted_explore.space import topologies
 from scripted_registry.ci import register_cpu_ci
@@ -52,6 +63,17 @@ def test_a_request_after_a_long_rest_is_not_stuck() -> None:
     with Laboratory("reference", (pair,)) as laboratory:
         run = laboratory.run(Program("pd", dict(pair.base), (Steps(70), SHORT, Steps(1))))
     assert run.signature is None
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_an_abort_while_paused_in_place_meets_kv_that_arrives(steps: int) -> None:
+    # The second pause lets the prefill engine go on with what is on its way, the aborted one included.
+    (pair,) = topologies("reference", ["pd"])
+    start = Start(family=0, shared=32, own=0, own_tokens=1, new_tokens=1)
+    in_place, retract = Pause(PauseMode.IN_PLACE), Pause(PauseMode.RETRACT)
+    ops = (start, Steps(steps), in_place, AbortAll(), retract, Steps(1))
+    with Laboratory("reference", (pair,)) as laboratory:
+        assert laboratory.run(Program("pd", dict(pair.base), ops)).signature is None
 
 
 def test_waiting_for_an_end_leaves_an_engine_that_is_not_idle_yet() -> None:

@@ -86,7 +86,9 @@ class Control:
         self._scheduler.paused = None
         deferred, self._deferred_aborts = self._deferred_aborts, []
         for req, message in deferred:
-            self._scheduler.departures.abort(req, message)
+            # After a pause in place and then one that retracts, a prefill engine may have let go of it.
+            if self._scheduler.find_req(req.rid) is req:
+                self._scheduler.departures.abort(req, message)
 
     def new_req(self, message: GenerateReq) -> Req:
         """Return the request of a message, next in the order of arrival."""
