@@ -19,11 +19,8 @@ from bench.canary_campaign import TOPOLOGIES, Campaign, Tick, run_campaign, run_
 from bench.canary_load import Fate
 
 _ASKED_US: Final = 100
-_COSTS: Final[tuple[tuple[str, str, int, int], ...]] = (
-    ("hash", "8 requests of 48 to 80 tokens", 8, 48),
-    ("hash", "8 requests of 240 to 272 tokens", 8, 240),
-    ("tiny", "8 requests of 48 to 80 tokens", 8, 48),
-)
+_COSTS: Final = (("hash", 8, 48), ("hash", 8, 240), ("tiny", 8, 48))
+"""The model, how many requests decode, and tokens of each prompt."""
 _NAMES: Final[dict[PerturbKind, str]] = {
     PerturbKind.USED_SLOT: "bytes of a slot in use flipped",
     PerturbKind.SWAP_ROWS: "two rows swapped",
@@ -121,7 +118,8 @@ def _clean(slots: int, seed: int) -> dict[str, tuple[int, int]]:
 def _costs(steps: int) -> list[CostRow]:
     rows = []
     with _progress("cost of a step", len(_COSTS) * len(RealData)) as tick:
-        for model, work, requests, prompt_len in _COSTS:
+        for model, requests, prompt_len in _COSTS:
+            work = f"{requests} requests of {prompt_len} to {prompt_len + steps} tokens"
             size: dict[str, Any] = {
                 "steps": steps,
                 "requests": requests,
