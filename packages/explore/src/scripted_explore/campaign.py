@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -53,6 +54,11 @@ class Outcome(msgspec.Struct, kw_only=True):
     starts: int = 0
     kept: list[Program] = []
 
+    @classmethod
+    def nothing(cls) -> Outcome:
+        """What there is before the first program."""
+        return cls(report=RunReport())
+
     def take(self, other: Outcome) -> None:
         """Merge: a finding that is here already counts as seen again."""
         self.report.take(other.report)
@@ -82,14 +88,16 @@ class Campaign:
         self._started = time.monotonic()
         self._shrinking_s = 0.0
         self._tries: dict[Signature, int] = {}
-        self.outcome = Outcome(report=RunReport())
+        self.outcome = Outcome.nothing()
 
     def run(self) -> Outcome:
         """Explore until the task says that it is enough."""
         task = self._task
         with Laboratory(task.backend, self._topologies, extra=task.kwargs) as laboratory:
-            for number, program in enumerate(task.corpus):
-                self._one(laboratory, program, number=-1 - number)
+            for program in task.corpus:
+                if self._is_enough():
+                    break
+                self._one(laboratory, program, number=None)
             number = 0
             while not self._is_enough():
                 program = draw_program(self._topologies, seed=task.seed, number=number)
@@ -110,7 +118,7 @@ class Campaign:
         spent = time.monotonic() - self._started
         return task.max_seconds is not None and spent >= task.max_seconds
 
-    def _one(self, laboratory: Laboratory, program: Program, *, number: int) -> None:
+    def _one(self, laboratory: Laboratory, program: Program, *, number: int | None) -> None:
         outcome = self.outcome
         run = laboratory.run(program)
         states = len(outcome.report.states)
@@ -124,11 +132,19 @@ class Campaign:
         elif len(outcome.report.states) > states:
             outcome.kept.append(program)
         outcome.seconds = time.monotonic() - self._started
+        self._tell()
+
+    def _tell(self) -> None:
         if self._progress is not None:
-            self._progress(outcome)
+            self._progress(self.outcome)
 
     def _look_into(
-        self, laboratory: Laboratory, program: Program, signature: Signature, text: str, number: int
+        self,
+        laboratory: Laboratory,
+        program: Program,
+        signature: Signature,
+        text: str,
+        number: int | None,
     ) -> None:
         topology = laboratory.topologies[program.topology]
         seconds = time.monotonic() - self._started - self._shrinking_s
@@ -138,36 +154,61 @@ class Campaign:
             # It took what earlier programs had left behind. It will be met again, or was nothing.
             self._tries[signature] = self._tries.get(signature, 0) + 1
             return
-        reproduced = again.signature is not None
-        signature = again.signature or signature
-        text = str(again.error) if again.error is not None else text
-        small = program
-        if reproduced and self._task.shrink_timeout_s > 0:
+        finding = Finding(
+            backend=self._task.backend,
+            program=_with(program, self._task.kwargs),
+            signature=again.signature or signature,
+            text=text if again.error is None else str(again.error),
+            outputs=_outputs(laboratory, program),
+            found=program,
+            found_by=found_by(self._task, number),
+            seed=self._task.seed,
+            number=number,
+            steps=self.outcome.report.steps,
+            seconds=seconds,
+            reproduced=again.signature is not None,
+        )
+        self.outcome.findings.append(finding)
+        if finding.reproduced and self._task.shrink_timeout_s > 0:
+            self._tell()  # an interrupt while it is made small loses nothing
             small = shrink_finding(
-                laboratory, program, topology, signature, timeout_s=self._task.shrink_timeout_s
+                laboratory,
+                program,
+                topology,
+                finding.signature,
+                timeout_s=self._task.shrink_timeout_s,
             )
             last = laboratory.run(small, fresh=True)
-            text = str(last.error) if last.error is not None else text
-        self._shrinking_s += time.monotonic() - begun
-        outputs: Mapping[str, list[int]] = {}
-        with contextlib.suppress(UndisturbedFailed):  # then there are none
-            outputs = laboratory.outputs(small)
-        self.outcome.findings.append(
-            Finding(
-                backend=self._task.backend,
+            finding = msgspec.structs.replace(
+                finding,
                 program=_with(small, self._task.kwargs),
-                signature=signature,
-                text=text,
-                outputs=dict(outputs),
-                found=program,
-                seed=self._task.seed,
-                number=number,
-                steps=self.outcome.report.steps,
-                seconds=seconds,
-                shrinking_s=time.monotonic() - begun,
-                reproduced=reproduced,
+                text=finding.text if last.error is None else str(last.error),
+                outputs=_outputs(laboratory, small),
             )
+        self._shrinking_s += time.monotonic() - begun
+        self.outcome.findings[-1] = msgspec.structs.replace(
+            finding, shrinking_s=time.monotonic() - begun
         )
+
+
+def _outputs(laboratory: Laboratory, program: Program) -> dict[str, list[int]]:
+    """What its prompts put out undisturbed, as far as the engine can do that."""
+    with contextlib.suppress(UndisturbedFailed):
+        return dict(laboratory.outputs(program))
+    return {}
+
+
+def found_by(task: Task, number: int | None) -> str:
+    """The command that runs a program of a task again; without a number it came from the corpus."""
+    words = ["scripted", "explore", "--backend", task.backend]
+    for name in task.topologies:
+        words += ["--topology", name]
+    for name, value in task.kwargs.items():
+        words += ["--engine-arg", f"{name}={value}"]
+    words += ["--seed", str(task.seed)]
+    if number is None:
+        return f"`{shlex.join(words)}`, a program of its corpus"
+    return f"`{shlex.join(words)} --replay {number}`"
 
 
 def shrink_finding(
@@ -215,7 +256,7 @@ def _with(program: Program, kwargs: Mapping[str, Any]) -> Program:
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
     """All outcomes as one, equal findings once."""
-    whole = Outcome(report=RunReport())
+    whole = Outcome.nothing()
     for outcome in outcomes:
         whole.take(outcome)
     return whole

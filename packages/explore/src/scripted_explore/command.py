@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from scripted_core.errors import ConfigError
+from scripted_core.sessions.base import make_config
 
 from scripted_explore.campaign import Outcome, Task, merged, split
 from scripted_explore.corpus import Corpus, program_of
@@ -14,11 +15,11 @@ from scripted_explore.digests import differing
 from scripted_explore.draw import draw_program
 from scripted_explore.executor_name import ExecutorName
 from scripted_explore.executors import Executor, LocalExecutor, RayExecutor
+from scripted_explore.keeping import Keeper
 from scripted_explore.laboratory import Laboratory
 from scripted_explore.live import LiveView
 from scripted_explore.sometimes import NEEDS, Sometimes
 from scripted_explore.space import topologies
-from scripted_explore.written import write_test
 
 
 class Command:
@@ -33,6 +34,9 @@ class Command:
         executor: ExecutorName,
         runner: str | None = None,
     ) -> None:
+        if not task.backend:
+            raise ConfigError("--backend is empty", hint="`scripted list` shows the engines")
+        make_config(task.backend, task.kwargs)  # an engine that is not there, before anything else
         self._engine = task.backend.partition(":")[0]
         self._names = tuple(one.name for one in topologies(self._engine, task.topologies))
         self._task = task
@@ -45,21 +49,26 @@ class Command:
     def explore(self, *, demand_all: bool) -> bool:
         """Run the campaign; False with a finding, or a demanded state that was not met."""
         corpus = Corpus(self._folder / "corpus", backend=self._task.backend)
+        keeper = Keeper(self._folder, corpus)
         whole = msgspec.structs.replace(self._task, corpus=corpus.load(self._names))
-        tasks = split(whole, self._jobs)
         outcomes: list[Outcome] = []
         with LiveView(backend=self._task.backend, topologies=self._names) as view:
-            for outcome in self._executor.run(tasks, progress=view.update):
-                outcomes.append(outcome)
+
+            def progress(place: int, outcome: Outcome) -> None:
+                keeper.update(place, outcome)
+                view.update(place, outcome)
+
+            try:
+                for outcome in self._executor.run(split(whole, self._jobs), progress=progress):
+                    outcomes.append(outcome)
+            finally:
+                keeper.close()
         outcome = merged(outcomes)
-        corpus.keep([*outcome.kept, *(one.program for one in outcome.findings)])
         view.summary(outcome)
         missed = self._missed(outcome)
         view.sometimes(outcome, missed)
         for finding in outcome.findings:
-            path = write_test(finding, self._folder / "findings")
-            path.with_suffix(".json").write_bytes(msgspec.json.encode(finding))
-            view.finding(finding, path)
+            view.finding(finding, keeper.path(finding))
         return not outcome.findings and not (demand_all and missed)
 
     def replay(self, which: str) -> bool:
@@ -76,6 +85,7 @@ class Command:
                 f"--replay {which!r} is neither a file nor a number", hint="see --help"
             )
         backend = backend or self._task.backend
+        make_config(backend, self._task.kwargs)
         engine = backend.partition(":")[0]
         chosen = topologies(engine, (program.topology,))
         with Laboratory(backend, chosen, extra=self._task.kwargs) as laboratory:

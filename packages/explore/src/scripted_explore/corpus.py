@@ -22,6 +22,10 @@ class Corpus:
     def __init__(self, folder: Path, *, backend: str) -> None:
         self._folder = folder / backend.replace(":", "-")
 
+    def prepare(self) -> None:
+        """Make the folder; ``OSError`` where it cannot be."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+
     def load(self, topologies: Iterable[str]) -> tuple[Program, ...]:
         """Those of the topologies, in a fixed order. ``ConfigError`` for a file that is no program."""
         wanted = frozenset(topologies)
@@ -29,9 +33,9 @@ class Corpus:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 program = program_from_json(path.read_bytes())
-            except msgspec.MsgspecError as error:
+            except (OSError, msgspec.MsgspecError) as error:
                 raise ConfigError(
-                    f"{path} is no program of this version: {error}", hint="remove the file"
+                    f"{path} is no program of this version: {error}", hint="remove it"
                 ) from error
             if program.topology in wanted:
                 programs.append(program)
@@ -39,7 +43,7 @@ class Corpus:
 
     def keep(self, programs: Iterable[Program]) -> int:
         """Write those that are not there yet; how many."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.prepare()
         new = 0
         for program in programs:
             text = program.as_json()
@@ -57,15 +61,16 @@ class Corpus:
 
 def program_of(path: Path) -> tuple[Program, str | None]:
     """The program of a corpus file or of a written finding, and the backend if the file names it."""
-    data = path.read_bytes()
     try:
-        finding = msgspec.json.decode(data, type=Finding)
-    except msgspec.MsgspecError:
-        try:
-            return program_from_json(data), None
-        except msgspec.MsgspecError as error:
-            raise ConfigError(
-                f"{path} is neither a program nor a finding: {error}",
-                hint="give a .json file that an exploration wrote",
-            ) from error
-    return finding.program, finding.backend
+        data = path.read_bytes()
+        # A finding has a program in it; whichever it is, what is wrong with it is what is said.
+        parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        if "program" in parts:
+            finding = msgspec.json.decode(data, type=Finding)
+            return finding.program, finding.backend
+        return program_from_json(data), None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            f"{path} is neither a program nor a finding: {error}",
+            hint="give a .json file that an exploration wrote",
+        ) from error

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from scripted_core.errors import ConfigError
 
 from scripted_explore.campaign import Campaign, Outcome, Task, run_task
-
-Progress = Callable[[int, Outcome], None]
-"""Told of the outcome so far of a task, by its place."""
+from scripted_explore.workers import Progress, run_in_processes
 
 
 class Executor(Protocol):
@@ -32,22 +26,8 @@ class LocalExecutor:
         """Yield the outcome of each task as it ends; an interrupt ends the processes."""
         if len(tasks) == 1:
             yield Campaign(tasks[0], progress=lambda outcome: progress(0, outcome)).run()
-            return
-        context = multiprocessing.get_context("spawn")
-        told: Any = context.Queue()
-        listener = threading.Thread(target=_listen, args=(told, progress), daemon=True)
-        listener.start()
-        try:
-            with ProcessPoolExecutor(
-                len(tasks), mp_context=context, initializer=_connect, initargs=(told,)
-            ) as pool:
-                futures = [pool.submit(_run, place, task) for place, task in enumerate(tasks)]
-                for future in as_completed(futures):
-                    yield future.result()
-        finally:
-            told.put(None)
-            listener.join()
-            told.close()
+        else:
+            yield from run_in_processes(tasks, progress=progress)
 
 
 class RayExecutor:
@@ -90,30 +70,3 @@ def _ray() -> Any:
             hint="pip install 'scripted-explore[ray]'",
         ) from error
     return ray
-
-
-_told: Any = None
-_EVERY_S = 0.5
-"""Seconds between two reports of a worker: each is a copy of all that it has seen."""
-
-
-def _connect(told: Any) -> None:
-    global _told
-    _told = told
-
-
-def _run(place: int, task: Task) -> Outcome:
-    last = time.monotonic()
-
-    def progress(outcome: Outcome) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _EVERY_S:
-            last = time.monotonic()
-            _told.put((place, outcome))
-
-    return Campaign(task, progress=progress).run()
-
-
-def _listen(told: Any, progress: Progress) -> None:
-    while (message := told.get()) is not None:
-        progress(*message)

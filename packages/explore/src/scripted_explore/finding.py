@@ -57,8 +57,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """``program`` fails on ``backend``, and ``text`` is what it says.
 
     ``outputs`` are what its prompts put out undisturbed. ``found`` is the program as it was drawn,
-    number ``number`` of seed ``seed``; ``steps`` iterations and ``seconds`` had gone by,
-    ``shrinking_s`` more went into making it small.
+    number ``number`` of seed ``seed``, or without one of the corpus, and ``found_by`` says what runs
+    it; ``steps`` iterations and ``seconds`` had gone by, ``shrinking_s`` more went into making it
+    small.
     """
 
     backend: str
@@ -67,8 +68,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     outputs: dict[str, list[int]] = {}
     found: Program | None = None
+    found_by: str = ""
     seed: int = 0
-    number: int = 0
+    number: int | None = None
     steps: int = 0
     seconds: float = 0.0
     shrinking_s: float = 0.0

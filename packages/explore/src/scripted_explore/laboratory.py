@@ -14,7 +14,12 @@ import msgspec
 import pytest
 import structlog
 from scripted_core import InProcessSession
-from scripted_core.errors import ConfigError, EngineStartError, ScriptNotImportable
+from scripted_core.errors import (
+    ConfigError,
+    EngineStartError,
+    PluginNotFound,
+    ScriptNotImportable,
+)
 from scripted_core.sessions.base import Session, make_config, start_session
 from scripted_registry import EngineMode
 
@@ -118,7 +123,7 @@ class Laboratory:
             self._execute(session, played, report, program.ops, outputs, facts)
         except pytest.skip.Exception as skip:
             raise ConfigError(f"the engine skips what is explored: {skip}") from skip
-        except (ConfigError, EngineStartError, ScriptNotImportable):
+        except (ConfigError, EngineStartError, PluginNotFound, ScriptNotImportable):
             raise
         except Exception as error:
             self._retire_in_process()
@@ -146,7 +151,7 @@ class Laboratory:
         try:
             session = self._session_alone(program)
             self._execute(session, undisturbed, report, keys)
-        except (ConfigError, EngineStartError, ScriptNotImportable):
+        except (ConfigError, EngineStartError, PluginNotFound, ScriptNotImportable):
             raise
         except Exception as error:
             signature = signature_of(error)

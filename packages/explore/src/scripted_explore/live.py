@@ -13,7 +13,6 @@ from rich.table import Table
 
 from scripted_explore.campaign import Outcome, merged
 from scripted_explore.finding import Finding
-from scripted_explore.report import RunReport
 from scripted_explore.sometimes import Sometimes
 
 _PER_SECOND = 4
@@ -74,11 +73,7 @@ class LiveView:
 
     def _render(self) -> Table:
         with self._lock:
-            whole = (
-                merged(list(self._outcomes.values()))
-                if self._outcomes
-                else Outcome(report=RunReport())
-            )
+            whole = merged(list(self._outcomes.values())) if self._outcomes else Outcome.nothing()
         table = Table.grid()
         table.add_row(_line(self._title, whole, time.monotonic() - self._started))
         for finding in whole.findings:

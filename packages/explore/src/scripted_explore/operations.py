@@ -8,12 +8,17 @@ ones, so that an operation still means something when those before it are left o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from scripted_core.capabilities import Capability
 from scripted_core.ops import TransferAction
 from scripted_core.views import PauseMode, Side
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+MOST_TOKENS = 256
+"""Of either part of a prompt."""
+PartTokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class Op(msgspec.Struct, frozen=True, tag=True):
@@ -28,21 +33,21 @@ class Start(Op, frozen=True, tag=True):
     request also stops at what is its so many-th token when it runs alone; 0 is no stop token.
     """
 
-    family: int
-    shared: int
-    own: int
-    own_tokens: int
-    new_tokens: int
+    family: Count
+    shared: PartTokens
+    own: Count
+    own_tokens: PartTokens
+    new_tokens: Count
     priority: int = 0
-    stop_at: int = 0
-    rank: int = 0
-    logprobs: int = 0
+    stop_at: Count = 0
+    rank: Count = 0
+    logprobs: Count = 0
 
 
 class Steps(Op, frozen=True, tag=True):
     """So many iterations."""
 
-    count: int
+    count: Count
 
 
 class Settle(Op, frozen=True, tag=True):
@@ -55,7 +60,7 @@ class UntilEnd(Op, frozen=True, tag=True):
     What comes next meets that end: with overlap, the last batch is still in flight.
     """
 
-    all_of_them: int = 0
+    all_of_them: Count = 0
 
 
 class Pause(Op, frozen=True, tag=True):
@@ -71,7 +76,7 @@ class Continue(Op, frozen=True, tag=True):
 class Abort(Op, frozen=True, tag=True):
     """Abort one live request."""
 
-    which: int
+    which: Count
 
 
 class AbortNobody(Op, frozen=True, tag=True):
@@ -93,29 +98,29 @@ class EvictAll(Op, frozen=True, tag=True):
 class EvictPrefix(Op, frozen=True, tag=True):
     """Evict what begins with the prompt of a request with these fields."""
 
-    family: int
-    shared: int
-    own: int
-    own_tokens: int
+    family: Count
+    shared: PartTokens
+    own: Count
+    own_tokens: PartTokens
 
 
 class ExhaustKv(Op, frozen=True, tag=True):
     """Hold KV pages of a pool (its number in the order of names) until so many can be had."""
 
-    leave_pages: int
-    pool: int = 0
+    leave_pages: Count
+    pool: Count = 0
 
 
 class ExhaustRows(Op, frozen=True, tag=True):
     """Hold request rows."""
 
-    leave_rows: int
+    leave_rows: Count
 
 
 class ExhaustLocks(Op, frozen=True, tag=True):
     """Lock prefix-tree nodes."""
 
-    leave_refs: int
+    leave_refs: Count
 
 
 class Release(Op, frozen=True, tag=True):
@@ -139,7 +144,7 @@ class AbortSide(Op, frozen=True, tag=True):
     """Abort a live request in one engine of a pair."""
 
     side: Side
-    which: int
+    which: Count
 
 
 class MoveKv(Op, frozen=True, tag=True):

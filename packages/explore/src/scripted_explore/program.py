@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from scripted_explore.operations import AnyOp, EvictPrefix, Start
+from scripted_explore.operations import MOST_TOKENS, AnyOp, EvictPrefix, Start
 
 NEW_TOKENS = 24
 """Output tokens of the undisturbed run of a prompt: no request asks for more."""
@@ -61,14 +61,12 @@ class PromptKey(msgspec.Struct, frozen=True, array_like=True):
 Expected = Mapping[str, list[int]]
 """What each prompt puts out when nothing disturbs it, by ``PromptKey.text``."""
 
-_LONGEST = 256
-
 
 @lru_cache(maxsize=256)
 def _stream(name: str, vocab_size: int) -> tuple[int, ...]:
     rng = random.Random(name)
     # Small ids are special in many vocabularies.
-    return tuple(rng.randrange(min(8, vocab_size - 1), vocab_size) for _ in range(_LONGEST))
+    return tuple(rng.randrange(min(8, vocab_size - 1), vocab_size) for _ in range(MOST_TOKENS))
 
 
 def key_of(op: Start | EvictPrefix) -> PromptKey:

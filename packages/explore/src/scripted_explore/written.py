@@ -14,7 +14,7 @@ _HEAD = '''"""{title}
 
 {text}
 
-Found by `scripted explore --backend {backend} --seed {seed}`, program {number}, and made small.
+{found_by}
 """
 
 import pytest
@@ -54,9 +54,7 @@ def file_text(finding: Finding) -> str:
     return _HEAD.format(
         title=f"{finding.signature} on {finding.backend}, {finding.program.topology}.",
         text=textwrap.indent(_quoted(finding.text), "    "),
-        backend=finding.backend,
-        seed=finding.seed,
-        number=finding.number,
+        found_by=textwrap.fill(f"Found by {finding.found_by}.", 96, break_long_words=False),
         operations=", ".join(kinds) or "Steps",
         more=more,
         outputs="\n".join(f"    {key!r}: {value!r}," for key, value in finding.outputs.items()),
