@@ -134,6 +134,7 @@ def test_ten_thousand_iterations_are_drawn_a_bounded_number_of_times() -> None:
 
 
 def ran(*, outcome: RunOutcome = RunOutcome.PASSED, **fields: object) -> Ran:
+    fields = {"steps": len(fields.get("trace", ())), **fields}  # type: ignore[arg-type]
     return Ran(heading=HEADING, outcome=outcome, invariants_checked=True, **fields)  # type: ignore[arg-type]
 
 
@@ -189,6 +190,18 @@ def test_what_was_checked_is_said() -> None:
         "checked after each of 1,234 iterations: pages; rows",
         "checked at the end: 2 clients received exactly what the scheduler produced (1 token)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "verdict"),
+    [(None, "failed"), (0, "failed after 0 iterations"), (57, "failed after 57 iterations")],
+)
+def test_a_script_that_was_cut_off_is_counted_where_the_count_is_known(
+    steps: int | None, verdict: str
+) -> None:
+    one = Console(file=io.StringIO(), width=200, highlight=False)
+    PlainView(one, table=False).end(ran(outcome=RunOutcome.FAILED, text="EngineDied", steps=steps))
+    assert text_of(one).splitlines()[-1] == verdict
 
 
 def test_a_very_long_failure_is_cut_and_says_where_the_whole_is() -> None:

@@ -278,8 +278,17 @@ def test_a_timeout_names_the_step_and_leaves_the_server_dirty(start):
     ):
         server.execute_script(never_ends, timeout_s=0.3)
     assert "in run" in str(caught.value)
+    assert server.last_steps is not None
+    assert server.last_steps > 0
     with pytest.raises(EngineDirty, match="ReplyTimeout"):
         server.execute_script(succeeds)
+
+
+def test_a_script_that_never_got_to_an_iteration_is_not_counted(start):
+    server = start()
+    with pytest.raises(EngineDied):
+        server.execute_script(exits)
+    assert server.last_steps is None
 
 
 def test_a_stall_shows_state_and_stacks(start):

@@ -21,7 +21,7 @@ from scripted_backend_pd import server_scripts as scripts
 from scripted_backend_pd.case import PdTestCase
 from scripted_backend_pd.pair_client import SHORT_PROMPT, PdPair
 from scripted_core import InProcessSession, ScriptedHttpServer
-from scripted_core.errors import ConfigError
+from scripted_core.errors import ConfigError, EngineDied
 from scripted_core.sessions.processes import still_running
 from scripted_registry.ci import register_cpu_ci
 
@@ -160,6 +160,23 @@ def test_the_death_of_any_process_is_named_at_once_and_leaves_nothing(whom):
         folder = Path(server.log_path).parent
     assert not folder.exists()
     assert still_running(pids) == {}
+
+
+def _kills_after(t, pid, iterations):
+    for _ in range(iterations):
+        yield
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        yield
+
+
+def test_the_iterations_before_a_death_are_counted():
+    with ScriptedHttpServer.start(backend="reference", **_KWARGS) as server:
+        victim = next(pid for pid, name in server.pids.items() if name == "prefill scheduler")
+        with pytest.raises(EngineDied, match="prefill scheduler"):
+            server.execute_script(_kills_after, args=(victim, 57), want_trace=True)
+        assert server.last_steps == 57
+        assert server.last_trace == ()
 
 
 def test_two_pairs_at_once_do_not_mix_up():

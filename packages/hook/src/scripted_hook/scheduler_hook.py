@@ -244,10 +244,11 @@ class ScriptedSchedulerHook:
         try:
             if self._job is None:
                 self._begin(job)
+            if self._phase is Phase.SCRIPT:
+                self._step += 1
             if self._servant is not None:
                 self._servant.tick(job, self._step)
             if self._phase is Phase.SCRIPT:
-                self._step += 1
                 self._close_iteration(job)
             elif self._phase is Phase.SETTLE:
                 self._settle_iteration(job)

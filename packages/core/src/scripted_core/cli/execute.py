@@ -124,6 +124,7 @@ def _run_one(session: Session, script: FoundScript, *, path: Path, view: RunView
         invariants_checked=check_invariants,
         checks=session.last_checks if missing is None else NOTHING_CHECKED,
         trace=session.last_trace if missing is None else (),
+        steps=session.last_steps if missing is None else 0,
         digest=digest,
         text=text,
         code=code,

@@ -82,7 +82,7 @@ class LiveView:
         self._timeline.add_all(result.trace)
         print_lines(self._console, [heading_line(result.heading)])
         if result.trace:
-            self._print_picture(result.steps / took_s if took_s > 0 else None)
+            self._print_picture(len(result.trace) / took_s if took_s > 0 else None)
         print_lines(self._console, verdict_lines(result))
         self._heading = None
 

@@ -39,17 +39,14 @@ class Ran:
     invariants_checked: bool
     checks: ChecksDone = NOTHING_CHECKED
     trace: tuple[StepTrace, ...] = ()
+    steps: int | None = 0
+    """Scheduler iterations that the script completed; ``None`` where it was cut off and nobody knows."""
     digest: str | None = None
     """Digest of all events; only of a script that passed."""
     text: str = ""
     """Why it did not pass."""
     code: str | None = None
     """Code of the error, when it was one of ours."""
-
-    @property
-    def steps(self) -> int:
-        """Scheduler iterations that the script took."""
-        return len(self.trace)
 
 
 class RunView(Protocol):

@@ -75,11 +75,11 @@ def _each(iterations: int) -> str:
 
 
 def _verdict(result: Ran) -> Text:
-    iterations = counted(result.steps, "iteration")
+    iterations = None if result.steps is None else counted(result.steps, "iteration")
     verdict = Text.assemble((result.outcome.value, _STYLES[result.outcome]))
     if result.outcome is RunOutcome.PASSED:
         invariants = "held after each" if result.invariants_checked else "not checked"
         return verdict.append(f": {iterations}, invariants {invariants}, events {result.digest}")
     if result.outcome is RunOutcome.FAILED:
-        return verdict.append(f" after {iterations}")
+        return verdict if iterations is None else verdict.append(f" after {iterations}")
     return verdict.append(f": {printable(result.text)}")

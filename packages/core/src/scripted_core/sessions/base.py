@@ -60,6 +60,14 @@ class Session(Protocol):
         ...
 
     @property
+    def last_steps(self) -> int | None:
+        """Iterations that the latest script completed, also of one that was cut off.
+
+        ``None`` where that is not known.
+        """
+        ...
+
+    @property
     def last_checks(self) -> ChecksDone:
         """What the runtime checked of the latest script."""
         ...

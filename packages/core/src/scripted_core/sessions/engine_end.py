@@ -68,6 +68,10 @@ class EngineEnd(Protocol):
         """Signs of life so far, and the step of the running script."""
         ...
 
+    def steps_of(self, request_id: int) -> int | None:
+        """Iterations that a script has completed; ``None`` where that is not known exactly."""
+        ...
+
     def all_stacks(self) -> str:
         """What every process is doing."""
         ...

@@ -70,6 +70,7 @@ class ScriptedHttpServer:
         self._closed = False
         self._digest = ""
         self._trace: tuple[StepTrace, ...] = ()
+        self._steps: int | None = None
         self._checks: ChecksDone = NOTHING_CHECKED
         self._request_ids = itertools.count(1)
         self._plugins = get_plugin_manager()
@@ -232,6 +233,11 @@ class ScriptedHttpServer:
         return self._trace
 
     @property
+    def last_steps(self) -> int | None:
+        """Iterations that the latest script completed; ``None`` where that is not known."""
+        return self._steps
+
+    @property
     def last_checks(self) -> ChecksDone:
         """What the runtime checked of the latest script."""
         return self._checks
@@ -276,14 +282,18 @@ class ScriptedHttpServer:
 
     def _run(self, request: RunScript, *, deadline: Deadline, on_step: StepListener | None) -> None:
         _log.debug("script", session=self._id, script=request.script.qualname)
-        self._trace, self._checks = (), NOTHING_CHECKED
+        self._trace, self._checks, self._steps = (), NOTHING_CHECKED, None
         try:
             reply = self._talk.run(request, deadline=deadline, on_step=on_step)
         except BaseException as error:
+            self._steps = self._engine.steps_of(request.request_id)
             if self._dirty is None:
                 self._dirty = f"an earlier script was cut off ({type(error).__name__})"
             raise
         self._trace, self._checks = reply.trace, reply.checks
+        self._steps = self._engine.steps_of(request.request_id)
+        if request.want_trace:
+            self._steps = len(reply.trace)
         if isinstance(reply, ScriptFailed):
             try:
                 raise_remote(reply)

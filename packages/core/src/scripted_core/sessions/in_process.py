@@ -41,6 +41,7 @@ class InProcessSession:
         self._running = False
         self._id = new_session_id()
         self._trace: tuple[StepTrace, ...] = ()
+        self._steps: int | None = None
         self._checks = NOTHING_CHECKED
 
     @classmethod
@@ -150,7 +151,7 @@ class InProcessSession:
 
     def _drive(self, deadline: Deadline) -> None:
         hook = self._engine.hook
-        self._trace, self._checks = (), NOTHING_CHECKED
+        self._trace, self._checks, self._steps = (), NOTHING_CHECKED, None
         try:
             with StallGuard(lambda: hook.progress, timeout_s=self._stall_timeout_s) as guard:
                 iterate = self._engine.iterate
@@ -161,12 +162,14 @@ class InProcessSession:
         except BaseException as error:
             self._dirty = f"an earlier script was cut off ({type(error).__name__})"
             state = hook.describe_state()
+            self._steps = hook.step_index
             hook.abandon()
             if isinstance(error, StallInterrupt):
                 raise self._stalled(guard, state) from None
             raise
         outcome = hook.outcome
         assert outcome is not None
+        self._steps = len(outcome.trace) or outcome.steps
         if guard.report or isinstance(outcome.error, StallInterrupt):
             raise self._stalled(guard, outcome.last_state) from None
         self._trace, self._checks = outcome.trace, outcome.checks
@@ -185,6 +188,11 @@ class InProcessSession:
     def last_trace(self) -> tuple[StepTrace, ...]:
         """The latest script iteration by iteration, if it ran with ``want_trace``."""
         return self._trace
+
+    @property
+    def last_steps(self) -> int | None:
+        """Iterations that the latest script completed; ``None`` before the first."""
+        return self._steps
 
     @property
     def last_checks(self) -> ChecksDone:

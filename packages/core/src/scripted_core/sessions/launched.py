@@ -138,6 +138,11 @@ class LaunchedEngine:
         ticks, _, step = self._progress.read()
         return ticks, step
 
+    def steps_of(self, request_id: int) -> int | None:
+        """As the engine last wrote it, which outlives the engine."""
+        _, running, step = self._progress.read()
+        return step if running == request_id else None
+
     def all_stacks(self) -> str:
         """The stacks of every watched process."""
         return self._process.all_stacks()
