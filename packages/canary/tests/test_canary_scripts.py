@@ -233,3 +233,36 @@ def test_what_is_no_request_is_not_perturbed(t):
         with pytest.raises(ConfigError, match="'rid' is not a request handle"):
             flip(handle="rid")
     yield
+
+
+# The two share an engine, in this order and in the other.
+@pytest.mark.scripted(**HASH)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_script_begins_without_what_an_earlier_one_broke(t, number):
+    yield
+    assert t.canary.violations_total == 0
+    assert t.canary.violations.last(9) == ()
+    r = t.start_req(prompt_len=40, seed=number, max_new_tokens=12, ignore_eos=True)
+    while len(r.output_ids) < 3:
+        yield
+    t.perturb.flip_used_slot(seed=number)
+    yield from finish(r)
+    assert t.canary.violations_total == sum(one.total for one in t.canary.found_in_script()) > 0
+    assert t.canary.violations.last(1)
+
+
+@pytest.mark.scripted(**HASH)
+def test_what_cannot_be_meant_is_refused_at_once(t):
+    yield
+    for refused, says in (
+        (lambda: t.canary.sweep("nope"), "no group of pools 'nope'"),
+        (lambda: t.canary.violations.last("1"), "no number of violations"),
+        (lambda: t.canary.violations.last(-1), "no number of violations"),
+        (lambda: t.perturb.flip_used_slot(handle="x"), "x"),
+        (lambda: t.perturb.flip_used_slot(seed=[1]), "no whole number"),
+        (lambda: t.perturb.swap_rows(seed=None), "no whole number"),
+        (lambda: t.perturb.flip_used_slot(pool="nope"), "no KV pool 'nope'"),
+    ):
+        with pytest.raises(ConfigError, match=says) as error:
+            refused()
+        assert error.value.hint

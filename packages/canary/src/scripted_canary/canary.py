@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scripted_core.errors import ConfigError
 from scripted_core.kv_report import KvCount, KvReport
 from scripted_core.kv_watch import KvBatch, KvWatchPort, SentSlots
 from scripted_core.logs import get_logger
@@ -67,8 +68,8 @@ class Canary:
 
     @property
     def violations_total(self) -> int:
-        """Violations since the start."""
-        return self.violations.total
+        """Violations since the script began; outside any script, since the start."""
+        return self.violations.since_cleared
 
     @property
     def verified_slots_total(self) -> int:
@@ -133,7 +134,7 @@ class Canary:
             group.settle()
         return KvReport(
             mode=self.settings.mode.value,
-            violations_total=self.violations_total,
+            violations_total=self.violations.total,
             counts=self.violations.counts(self._pools()),
             last=tuple(one.as_record() for one in self.violations.last(_REPORTED_AT_MOST)),
             verified_slots_total=self.verified_slots_total,
@@ -180,7 +181,12 @@ class Canary:
         self.put(group, slots, known)
 
     def sweep(self, group: str) -> None:
-        """Verify now what the prefix tree holds of a group's pools."""
+        """Verify now what the prefix tree holds of a group; ``ConfigError`` for an unknown one."""
+        if group not in self._groups:
+            raise ConfigError(
+                f"canary: there is no group of pools {group!r}",
+                hint=f"groups here: {', '.join(self._groups)}",
+            )
         one = self._groups[group]
         for shadow in one.shadows:
             cached = self._port.cached_slots(shadow.view.name)

@@ -73,5 +73,10 @@ class ScriptPerturb:
     def _arm(
         self, kind: PerturbKind, *, pool: str, seed: int, handle: ScriptedReqHandle | None = None
     ) -> Perturbation:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(
+                f"perturb ({kind.value}): seed={seed!r} is no whole number",
+                hint="the same whole number makes the same choices again",
+            )
         rid = "" if handle is None else require_handle(f"perturb ({kind.value})", handle).rid
         return self._canary.perturber.arm(Perturbation(kind=kind, storage=pool, seed=seed, rid=rid))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from scripted_core.errors import EngineError
+from scripted_core.errors import ConfigError, EngineError
 from scripted_core.kv_report import KvCount, KvRecord
 
 
@@ -154,6 +154,11 @@ class ViolationLog:
             self.by_kind[pool, reason, launch] += count
         self.total += sum(counts.values())
 
+    @property
+    def since_cleared(self) -> int:
+        """How many there were since the start or a clear."""
+        return self.total - self._when_cleared.total()
+
     def counts(self, pools: Iterable[str], *, since_cleared: bool = False) -> tuple[KvCount, ...]:
         """How many there were of each kind possible in these pools, since the start or a clear."""
         before = self._when_cleared if since_cleared else Counter()
@@ -172,7 +177,12 @@ class ViolationLog:
         return iter(tuple(self._ring))
 
     def last(self, count: int) -> tuple[KvViolation, ...]:
-        """The newest ``count`` that are kept, oldest first."""
+        """The newest ``count`` that are kept, oldest first; ``ConfigError`` for no number from 0 on."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(
+                f"violations.last({count!r}): that is no number of violations",
+                hint="use a whole number from 0 on",
+            )
         kept = tuple(self._ring)
         return kept[max(len(kept) - count, 0) :] if count else ()
 
