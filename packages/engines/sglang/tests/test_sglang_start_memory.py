@@ -68,7 +68,7 @@ def test_memory_that_is_not_there_is_said_at_once() -> None:
     for word in words:
         assert word in said
     # It is a death that was seen, and not the end of its time; and where it was is in the log.
-    # Of the first process that is seen to be gone: up to 0.5.20 the main one outlives the scheduler a bit.
+    # Who is seen to be gone first: up to 0.5.20 the main process outlives the scheduler a bit.
     assert "main (pid" in said or "scheduler (pid" in said
     assert "was not ready" not in said
     assert "Traceback (most recent call last)" in tail
