@@ -266,3 +266,15 @@ def test_what_cannot_be_meant_is_refused_at_once(t):
         with pytest.raises(ConfigError, match=says) as error:
             refused()
         assert error.value.hint
+
+
+@pytest.mark.scripted(**HASH, max_running_requests=1, disable_radix_cache=True)
+def test_a_request_that_comes_back_to_its_row_in_chunks_is_no_violation(t):
+    r = t.start_req(prompt_len=90, seed=3, max_new_tokens=6, ignore_eos=True)
+    while len(r.output_ids) < 2:
+        yield
+    t.pause_generation(mode="retract")
+    yield
+    t.continue_generation()
+    yield from finish(r)
+    assert t.canary.violations_total == 0, list(t.canary.violations.last(3))

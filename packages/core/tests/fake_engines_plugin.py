@@ -47,12 +47,14 @@ class Hook:
         )
         self.outcome = None
         self.progress = 0
+        self.step_index = 0
         self._script = None
 
     def start_job(
         self, *, name, function, args, kwargs, check_invariants, seed, want_trace, on_step=None
     ):
         self.outcome = None
+        self.step_index = 0
         self._on_step = on_step
         self._want_trace, self._trace = want_trace, []
         self._steps = itertools.count()
@@ -75,6 +77,7 @@ class Hook:
         else:
             trace = StepTrace(next(self._steps), "idle", {}, 1, 1)
             self._trace.append(trace)
+            self.step_index += 1
             if self._on_step is not None:
                 self._on_step(trace)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -57,7 +58,10 @@ class Terminal:
     def read_until(self, text: bytes, *, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.output:
-            assert time.monotonic() < deadline, self.output.decode(errors="replace")
+            left_s = max(0.0, deadline - time.monotonic())
+            # A read alone would wait for ever for a program that has ended: its terminal is open here.
+            ready, _, _ = select.select([self._master], [], [], left_s)
+            assert ready, self.output.decode(errors="replace")
             self.output += os.read(self._master, 65536)
 
     def press(self, key: bytes) -> None:

@@ -137,7 +137,7 @@ def test_scripts_run_with_arguments_of_their_own_modules_types(served):
     assert reply.event_digest == served.engine.hook.event_digest()
     ticks, request_id, step = ProgressReader(served.folder / "progress").read()
     assert ticks > 0
-    assert (request_id, step) == (1, 4)
+    assert (request_id, step) == (1, 5)
     assert isinstance(served.ask("runs", to_plain(3, what="a")), ScriptFailed)
     assert isinstance(served.ask("runs", size(4)), ScriptSucceeded)
 

@@ -53,7 +53,10 @@ class RowTruth:
             if known < end:
                 tokens = batch.tokens_of(index, known, end)
                 self._write(row, known, tokens)
-                self.known[row] = known + len(tokens)
+                known += len(tokens)
+            # What the forward chooses goes to `end`, also behind a chunk that is not a prompt's last:
+            # a request that was retracted and comes back to this row has to say it once more.
+            self.known[row] = min(known, end)
 
     def is_same_decode(self, batch: KvBatch) -> bool:
         """Whether this batch has the requests of the last one, all of which only decode on."""

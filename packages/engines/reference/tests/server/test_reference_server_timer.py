@@ -24,9 +24,14 @@ _FLAG = "SGLANG_ENABLE_METRICS_DEVICE_TIMER"
 
 def test_sleep_and_work_are_a_threads_own_time():
     clock = OwnTime()
-    begun, wall = clock(), time.perf_counter_ns()
-    time.sleep(0.05)
-    assert 45e6 < clock() - begun <= time.perf_counter_ns() - wall
+    longest = 0
+    for _ in range(10):  # on a busy machine a sleeper waits for a CPU as well, and that is left out
+        begun, wall = clock(), time.perf_counter_ns()
+        time.sleep(0.05)
+        own = clock() - begun
+        assert own <= time.perf_counter_ns() - wall
+        longest = max(longest, own)
+    assert longest > 45e6
 
 
 def test_it_never_goes_backwards():
