@@ -7,7 +7,6 @@ from scripted_backend_single import single_device_kwargs
 from scripted_chunked import (
     advance_to_decode_step,
     advance_to_nth_chunk,
-    run_until,
     run_until_all_finished,
     run_until_finished,
     run_until_seen_everywhere,
@@ -181,7 +180,7 @@ def test_one_prefix_is_evicted_on_every_rank(t, ranks):
 
 def test_a_flush_empties_every_rank_and_keeps_what_is_held(t, ranks):
     yield from warmup_radix(t, list(range(1, 101)))
-    yield from run_until(t, lambda _: t.is_fully_idle)
+    yield from _until(lambda: t.is_fully_idle)
     t.exhaust_kv(leave_pages=200)
     yield from run_until_seen_everywhere(t)
     held = [view.held["full"] for view in t.ranks]
@@ -200,11 +199,11 @@ def test_aborts_reach_every_rank(t, ranks):
     waiting = t.start_req(prompt_len=100, seed=4, max_new_tokens=4, ignore_eos=True)
     yield
     t.abort(chunking)
-    yield from run_until(t, lambda _: chunking.finished)
+    yield from run_until_finished(chunking)
     assert chunking.status == "aborted"
     t.abort_all()
-    yield from run_until(t, lambda _: waiting.finished)
-    yield from run_until(t, lambda _: t.is_fully_idle)
+    yield from run_until_finished(waiting)
+    yield from _until(lambda: t.is_fully_idle)
     yield from run_until_seen_everywhere(t)
     assert [view.queues.running + view.queues.waiting for view in t.ranks] == [(), ()]
     free, evictable = _figures(t, "kv_pool_free"), _figures(t, "kv_pool_evictable")
@@ -235,7 +234,7 @@ def test_a_retraction_changes_none_of_them(t, ranks, expected):
 
 def _retract_and_continue(t):
     t.pause_generation(mode="retract")
-    yield from run_until(t, lambda _: not t.queues.running and not t.queues.chunked)
+    yield from _until(lambda: not t.queues.running and not t.queues.chunked)
     yield from run_until_seen_everywhere(t)
     assert [view.is_paused for view in t.ranks] == [True, True]
     waiting = [view.queues.waiting for view in t.ranks]
@@ -263,3 +262,12 @@ def test_a_reused_prefix_changes_none_of_them(t, ranks, expected):
         assert [handle.output_ids for handle in handles] == expected
     # The second time the prompts are in the tree, all but their last token.
     assert handles[-1].chunks_done == 0
+
+
+def _until(holds):
+    """Iterations until something holds that no single request has."""
+    for _ in range(5_000):
+        if holds():
+            return
+        yield
+    raise AssertionError("it never held")

@@ -102,7 +102,7 @@ def test_memory_operations_are_on_both(t):
     assert [handle.status for handle in handles] == ["waiting", "waiting"]
     t.release_exhausted()
     yield from run_until_all_finished(handles)
-    yield from run_until(t, lambda _: t.is_fully_idle)
+    yield from run_until(handles[0], lambda _: t.is_fully_idle)
     assert all(view.stats["kv_pool_evictable"] >= 60 for view in t.ranks)
     receipt = t.flush_cache()
     yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 
@@ -68,8 +69,8 @@ def test_memory_that_is_not_there_is_said_at_once() -> None:
     for word in words:
         assert word in said
     # It is a death that was seen, and not the end of its time; and where it was is in the log.
-    # Who is seen to be gone first: up to 0.5.20 the main process outlives the scheduler a bit.
-    assert "main (pid" in said or "scheduler (pid" in said
+    # Which of its processes is seen to be gone first depends on the release and on what else runs.
+    assert re.search(r"(main|scheduler|detokenizer) \(pid \d+\) ended", said)
     assert "was not ready" not in said
     assert "Traceback (most recent call last)" in tail
     assert "init_memory_pool" in tail or "alloc_memory_pool" in tail
