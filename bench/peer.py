@@ -3,7 +3,7 @@
 It runs as ``python -m bench.peer HARNESS KWARGS``, for SGLang's with the environment of an engine
 process, since that harness starts the server from the process that it is imported in. Each line at its
 standard input names a block of measurements, or says ``shutdown``; each is answered with a line of JSON:
-seconds, or what failed. The first answer is the time of the start, without the imports before it.
+seconds, or what failed. The first answer, with no seconds, says that the server is there.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _serve() -> None:
         answers.write(json.dumps({"seconds": seconds, "failed": failed}) + "\n")
         answers.flush()
 
-    start, server = _start(harness, kwargs)
-    answer([time.perf_counter() - start])
+    server = _start(harness, kwargs)
+    answer([])
     for line in sys.stdin:
         if line.strip() == SHUTDOWN:
             start = time.perf_counter()
@@ -70,21 +70,19 @@ def _serve() -> None:
             answer([], traceback.format_exc(limit=-3))
 
 
-def _start(harness: Harness, kwargs: dict[str, Any]) -> tuple[float, Any]:
-    """When the start began, after the imports, and the server."""
+def _start(harness: Harness, kwargs: dict[str, Any]) -> Any:
+    """The server; each harness is imported only where it is the one."""
     match harness:
         case Harness.OURS:
             from scripted_core.sessions import ScriptedHttpServer
 
-            start = time.perf_counter()
-            return start, ScriptedHttpServer.start(backend="sglang", **kwargs)
+            return ScriptedHttpServer.start(backend="sglang", **kwargs)
         case Harness.SGLANG:
             from sglang.test.scripted_runtime.http_server import (
                 ScriptedHttpServer as SGLangsHttpServer,
             )
 
-            start = time.perf_counter()
-            return start, SGLangsHttpServer.start(**kwargs)
+            return SGLangsHttpServer.start(**kwargs)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,6 @@ class SideFailed(RuntimeError):
 class Side(Protocol):
     """A harness with a running server."""
 
-    start_s: float
-
     def measure(self, block: Block) -> list[float]:
         """The seconds that a block has timed; ``SideFailed`` where the harness cannot do it."""
         ...
@@ -52,9 +50,7 @@ class Ours:
     """A session of this project."""
 
     def __init__(self, kwargs: Mapping[str, Any]) -> None:
-        start = time.perf_counter()
         self._server = ScriptedHttpServer.start(backend="sglang", **kwargs)
-        self.start_s = time.perf_counter() - start
         self._ended = False
         hold_still(self._server.main_pid)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scripted_chunked import run_until_all_finished, run_until_finished
 from scripted_core.errors import ConfigError, LeakDetected
 from scripted_registry.ci import register_cpu_ci
 
@@ -30,22 +31,14 @@ TOPOLOGIES = [
 ]
 
 
-def finish(*handles):
-    for _ in range(400):
-        if all(handle.finished for handle in handles):
-            return
-        yield
-    raise AssertionError("not finished")
-
-
 @pytest.mark.scripted(**{**TINY, "kv_canary": "raise"})
 def test_a_transformer_is_watched_in_mode_raise(t):
     requests = [
         t.start_req(prompt_len=70, seed=i, max_new_tokens=6, ignore_eos=True) for i in (1, 2)
     ]
-    yield from finish(*requests)
+    yield from run_until_all_finished(requests)
     again = t.start_req(prompt_len=70, seed=1, max_new_tokens=6, ignore_eos=True)
-    yield from finish(again)
+    yield from run_until_finished(again)
     assert again.output_ids == requests[0].output_ids
     assert t.canary.violations_total == 0
     assert t.canary.verified_slots_total > 500
@@ -79,13 +72,13 @@ def clean(t):
     for _ in range(3):
         yield
     t.continue_generation()
-    yield from finish(*first)
+    yield from run_until_all_finished(first)
     shared = [t.start_req(prompt_len=70, seed=1, max_new_tokens=9, ignore_eos=True) for _ in (1, 2)]
-    yield from finish(*shared)
+    yield from run_until_all_finished(shared)
     if not t.scheduler.server_args.disable_radix_cache:
         t.evict_radix()
     more = [t.start_req(prompt_len=50, seed=i, max_new_tokens=9, ignore_eos=True) for i in (2, 3)]
-    yield from finish(*more)
+    yield from run_until_all_finished(more)
     assert t.canary.violations_total == 0, list(t.canary.violations.last(3))
     assert t.canary.verified_slots_total > 1000
 
@@ -178,7 +171,7 @@ def test_a_swapped_token_is_found(t):
 @pytest.mark.scripted(**{**HASH, "kv_canary_sweep_interval": 4})
 def test_an_orphan_is_found_by_the_next_sweep(t):
     first = t.start_req(prompt_len=40, seed=1, max_new_tokens=4, ignore_eos=True)
-    yield from finish(first)
+    yield from run_until_finished(first)
     second = t.start_req(prompt_len=40, seed=2, max_new_tokens=20, ignore_eos=True)
     yield
     broken = t.perturb.flip_cached_orphan(seed=3)
@@ -187,7 +180,7 @@ def test_an_orphan_is_found_by_the_next_sweep(t):
     found = t.canary.violations.last(2)[0]
     assert (found.launch.value, found.slot) == ("sweep", broken.slot)
     assert found.step - broken.done <= 4
-    yield from finish(second)
+    yield from run_until_finished(second)
 
 
 @pytest.mark.xfail(strict=True, raises=LeakDetected, reason="the canary has to fail this script")
@@ -207,7 +200,7 @@ def test_in_mode_raise_a_script_fails(t):
 def test_what_broke_behind_a_prefill_is_found_by_the_decode_engine(t):
     r = t.start_req(prompt_len=30, seed=1, max_new_tokens=6, ignore_eos=True)
     broken = t.perturb.flip_after_forward(pool="full@prefill", seed=2)
-    yield from finish(r)
+    yield from run_until_finished(r)
     assert broken.done
     found = t.canary.violations.last(100)
     assert {(one.pool, one.reason.value) for one in found} == {("full", "verify_real_kv_hash")}
@@ -224,7 +217,7 @@ def test_a_canary_that_is_not_told_says_so_once(t):
     canary.check_health()
     canary.check_health()
     assert [one.reason.value for one in canary.violations.last(9)] == ["canary_stopped"]
-    yield from finish(r)
+    yield from run_until_finished(r)
 
 
 @pytest.mark.scripted(**HASH)
@@ -246,7 +239,7 @@ def test_a_script_begins_without_what_an_earlier_one_broke(t, number):
     while len(r.output_ids) < 3:
         yield
     t.perturb.flip_used_slot(seed=number)
-    yield from finish(r)
+    yield from run_until_finished(r)
     assert t.canary.violations_total == sum(one.total for one in t.canary.found_in_script()) > 0
     assert t.canary.violations.last(1)
 
@@ -276,5 +269,5 @@ def test_a_request_that_comes_back_to_its_row_in_chunks_is_no_violation(t):
     t.pause_generation(mode="retract")
     yield
     t.continue_generation()
-    yield from finish(r)
+    yield from run_until_finished(r)
     assert t.canary.violations_total == 0, list(t.canary.violations.last(3))

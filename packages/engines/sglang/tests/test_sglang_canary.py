@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scripted_chunked import run_until_all_finished, run_until_finished
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
 
@@ -23,14 +24,6 @@ pytestmark = [
     pytest.mark.parametrize("scripted_backend", ["sglang"], indirect=True),
     pytest.mark.scripted(**CANARY),
 ]
-
-
-def finish(*handles):
-    for _ in range(400):
-        if all(handle.finished for handle in handles):
-            return
-        yield
-    raise AssertionError("not finished")
 
 
 def decoding(t, count, *, prompt_len=40, tokens=3, first_seed=1):
@@ -58,12 +51,12 @@ def test_chunks_shared_prefixes_a_retraction_and_an_eviction_are_clean(t):
     for _ in range(4):
         yield
     t.continue_generation()
-    yield from finish(*first)
+    yield from run_until_all_finished(first)
     again = [t.start_req(prompt_len=90, seed=1, max_new_tokens=9, ignore_eos=True) for _ in (1, 2)]
-    yield from finish(*again)
+    yield from run_until_all_finished(again)
     t.evict_radix()
     more = [t.start_req(prompt_len=50, seed=i, max_new_tokens=9, ignore_eos=True) for i in (2, 3)]
-    yield from finish(*more)
+    yield from run_until_all_finished(more)
     for _ in range(8):
         yield
     assert t.canary.violations_total == before, list(t.canary.violations.last(3))
@@ -75,7 +68,7 @@ def test_memory_pressure_is_clean(t):
     many = [
         t.start_req(prompt_len=150, seed=i, max_new_tokens=40, ignore_eos=True) for i in range(8)
     ]
-    yield from finish(*many)
+    yield from run_until_all_finished(many)
     assert t.canary.violations_total == before, list(t.canary.violations.last(3))
 
 
@@ -118,7 +111,7 @@ def test_a_swapped_token_is_found(t):
 
 def test_an_orphan_is_found_by_the_next_sweep(t):
     first = t.start_req(prompt_len=40, seed=11, max_new_tokens=4, ignore_eos=True)
-    yield from finish(first)
+    yield from run_until_finished(first)
     yield from decoding(t, 1, first_seed=12)
     broken = t.perturb.flip_cached_orphan(seed=3)
     for _ in range(6):

@@ -24,7 +24,7 @@ class Keeper:
         self._findings = folder / "findings"
         self._corpus = corpus
         self._latest: dict[int, Outcome] = {}
-        self._written: dict[str, tuple[Finding, Path]] = {}
+        self._written: dict[str, tuple[int, Path]] = {}
         self._lock = threading.Lock()
         try:
             self._findings.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,10 @@ class Keeper:
             self._latest[place] = outcome
             for finding in outcome.findings:
                 known = self._written.get(finding.name)
-                if known is None or known[0] != finding:
-                    self._written[finding.name] = finding, self._write(finding)
+                # Several tasks may find the same: the smallest program is the one to read.
+                if known is None or len(finding.program.ops) < known[0]:
+                    path = self._write(finding)
+                    self._written[finding.name] = len(finding.program.ops), path
 
     def close(self) -> None:
         """Keep the programs that met something new."""

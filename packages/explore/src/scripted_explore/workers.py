@@ -98,7 +98,8 @@ def _work(task: Task, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    last, told = time.monotonic(), _found(Outcome.nothing())
+    last = time.monotonic()
+    told: list[tuple[str, int]] = []
 
     def progress(outcome: Outcome) -> None:
         nonlocal last, told
