@@ -84,7 +84,9 @@ class Hook:
     def _end(self, error):
         self._script = None
         trace = tuple(self._trace) if self._want_trace else ()
-        self.outcome = JobOutcome(error=error, last_state="nothing runs", trace=trace)
+        self.outcome = JobOutcome(
+            error=error, last_state="nothing runs", trace=trace, steps=self.step_index
+        )
 
     def abandon(self):
         self._script = None

@@ -102,7 +102,7 @@ class StubEngine:
                 )
             )
             return
-        self.outcome = JobOutcome(error=error, trace=tuple(self._trace))
+        self.outcome = JobOutcome(error=error, trace=tuple(self._trace), steps=len(self._trace))
 
     def event_digest(self) -> str:
         return "d1ge57"

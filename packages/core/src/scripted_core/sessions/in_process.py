@@ -169,7 +169,7 @@ class InProcessSession:
             raise
         outcome = hook.outcome
         assert outcome is not None
-        self._steps = len(outcome.trace) or outcome.steps
+        self._steps = outcome.steps
         if guard.report or isinstance(outcome.error, StallInterrupt):
             raise self._stalled(guard, outcome.last_state) from None
         self._trace, self._checks = outcome.trace, outcome.checks
