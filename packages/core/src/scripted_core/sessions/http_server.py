@@ -169,7 +169,11 @@ class ScriptedHttpServer:
 
     @property
     def base_url(self) -> str:
-        """``http://host:port`` of the engine's own HTTP front."""
+        """``http://host:port`` of the engine's own HTTP front.
+
+        A server of somebody else's takes scripts as soon as its scheduler is there, which may be a
+        moment before its front answers requests.
+        """
         return self._engine.base_url
 
     @property
