@@ -246,3 +246,19 @@ def test_an_exception_inside_goes_through():
     with pytest.raises(ZeroDivisionError), StallGuard(lambda: 0, timeout_s=5):
         raise ZeroDivisionError
     assert guard_threads() == []
+
+
+def test_a_ctrl_c_while_it_is_entered_ends_the_watch(monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt), StallGuard(lambda: 0, timeout_s=5):
+            pytest.fail("it was entered")
+    assert guard_threads() == []
+    assert {number: signal.getsignal(number) for number in handlers} == handlers

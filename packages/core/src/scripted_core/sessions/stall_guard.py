@@ -49,14 +49,19 @@ class StallGuard:
         if self._in_main:
             self._previous = signal.signal(_SIGNAL, self._on_signal)
         self._thread = threading.Thread(target=self._watch, name="scripted-stall", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # a Ctrl-C meanwhile: nobody else would end the watch
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             self._done.set()
             assert self._thread is not None
-            self._thread.join()
+            if self._thread.is_alive():
+                self._thread.join()
         finally:
             if self._in_main:
                 signal.signal(_SIGNAL, self._previous)
