@@ -9,6 +9,7 @@ from scripted_core.conformance import DEFAULT_ENGINE_KWARGS, check_document, run
 from scripted_core.sessions.base import make_config
 from scripted_registry import get_plugin_manager
 from scripted_registry.ci import register_cpu_ci
+from scripted_sglang.probes import TESTED_VERSIONS, installed_version
 
 register_cpu_ci(est_time=40, stage="single-sglang", runner_config="cpu")
 
@@ -25,4 +26,5 @@ def test_the_document_has_sglangs_table():
     # One server for all rows; the last of them is one that SGLang does not survive.
     result = run_conformance(make_config("sglang", DEFAULT_ENGINE_KWARGS))
     assert {row.check for row in result.wrong} == _KNOWN
-    assert check_document(_DOCS, result) == []
+    if installed_version() == TESTED_VERSIONS[0]:  # whose words the document has
+        assert check_document(_DOCS, result) == []

@@ -251,10 +251,31 @@ def test_our_plugin_has_the_name_that_is_allowed() -> None:
     assert found.value == "scripted_sglang.entry:attach"
 
 
-def test_each_rank_is_bound_to_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("source", "ranks", "tp_size", "cores"),
+    [
+        ("def init_threads_binding(): ...", 1, 1, None),
+        ("def init_threads_binding(): ...", 3, 1, "0|1|0"),
+        ("def init_threads_binding(): ...", 4, 2, "0|1|0|1"),
+        # An older release wants as many as a tensor parallel group has ranks, whatever else there is.
+        ("", 3, 1, None),
+        ("", 4, 2, "0|1"),
+    ],
+)
+def test_each_rank_is_bound_to_a_core_where_that_can_be_said(
+    source: str,
+    ranks: int,
+    tp_size: int,
+    cores: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "srt" / "utils").mkdir(parents=True)
+    (tmp_path / "srt" / "utils" / "numa_utils.py").write_text(source)
+    monkeypatch.setattr(launch, "source_folder", lambda: tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert "SGLANG_CPU_OMP_THREADS_BIND" not in launch.server_env(cpu=True)
-    assert launch.server_env(cpu=True, ranks=3)["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1|0"
+    env = launch.server_env(cpu=True, ranks=ranks, tp_size=tp_size)
+    assert env.get("SGLANG_CPU_OMP_THREADS_BIND") == cores
 
 
 @pytest.mark.skipif(

@@ -23,6 +23,9 @@ _NEEDS_SGLANG = pytest.mark.skipif(
 @pytest.fixture
 def with_transfer(monkeypatch):
     """Mooncake is there, whether it is or not."""
+    missing = pair_transport.why_no_release()
+    if missing is not None:
+        pytest.skip(f"needs the capability 'pd_decode': {missing}")
     monkeypatch.setattr(pair_launch, "why_no_transfer", lambda: None)
     monkeypatch.setattr(launch, "why_no_transfer", lambda: None)
 

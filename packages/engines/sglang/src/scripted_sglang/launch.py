@@ -18,9 +18,11 @@ from typing import Any, Final
 from scripted_core.capabilities import Capability
 from scripted_registry.errors import ConfigError
 
+from scripted_sglang._compat.needs import CORES_OF_EVERY_RANK
 from scripted_sglang.arguments import Argument, ArgumentKind, server_arguments, source_folder
 from scripted_sglang.pair_transport import why_no_transfer
 from scripted_sglang.probes import TESTED_VERSIONS, installed_version
+from scripted_sglang.source import defines
 from scripted_sglang.standins import standin_pythonpath
 
 # The first release with the `sglang.srt.plugins` entry-point group.
@@ -123,11 +125,12 @@ def lacking(kwargs: Mapping[str, object]) -> frozenset[str]:
     return frozenset(capability.value for capability in found)
 
 
-def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
+def server_env(*, cpu: bool, ranks: int = 1, tp_size: int = 1) -> dict[str, str]:
     """Return the environment variables to set for an engine process, on top of the inherited ones.
 
     On a CPU that includes `PYTHONPATH` with the stand-ins in front of what is inherited. `ranks` is
-    the number of scheduler processes; each gets a core of its own.
+    the number of scheduler processes, `tp_size` of them a tensor parallel group; each gets a core of
+    its own, where the installed SGLang can be told so.
     """
     env = {
         # The Rust tree core hands out ids where scripts look at nodes.
@@ -146,7 +149,11 @@ def server_env(*, cpu: bool, ranks: int = 1) -> dict[str, str]:
         cores = os.cpu_count() or 1
         # Layers of tensor parallel models are compiled, which looks for what stand-ins do not have.
         env["TORCHDYNAMO_DISABLE"] = "1"
-        env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(rank % cores) for rank in range(ranks))
+        package = source_folder()
+        bound = tp_size if package and not defines(package, CORES_OF_EVERY_RANK) else ranks
+        if bound > 1:
+            names = [str(rank % cores) for rank in range(bound)]
+            env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(names)
     entries = [str(entry) for entry in standin_pythonpath()]
     if entries:
         inherited = os.environ.get("PYTHONPATH", "")

@@ -22,21 +22,28 @@ _TIMEOUT_S: Final = 60.0
 
 @functools.cache
 def why_no_transfer() -> str | None:
-    """Why no pair can be started here, or ``None`` if it can.
+    """Why no pair can be started here, or ``None`` if it can."""
+    if source_folder() is None:
+        return "SGLang is not installed"
+    return why_no_release() or why_no_library()
+
+
+def why_no_release() -> str | None:
+    """Why no pair of the installed SGLang can be scripted, or ``None``.
 
     A release without one of the places where messages between the servers are seen could be started,
     and no script could tell when they have come.
     """
     package = source_folder()
     if package is None:
-        return "SGLang is not installed"
+        return None
     missing = [need.name for need in PAIR_HOOKS if find_place(package, need) is None]
-    if missing:
-        return (
-            f"SGLang {installed_version()} has no {', '.join(missing)}, where it is seen what the "
-            f"servers send each other; SGLang {TESTED_VERSIONS[0]} has"
-        )
-    return why_no_library()
+    if not missing:
+        return None
+    return (
+        f"SGLang {installed_version()} has no {', '.join(missing)}, where it is seen what the "
+        f"servers send each other; SGLang {TESTED_VERSIONS[0]} has"
+    )
 
 
 def why_no_library() -> str | None:

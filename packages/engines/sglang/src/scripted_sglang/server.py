@@ -127,7 +127,11 @@ def one_server(config: EngineConfig) -> ServerLaunch:
         argv=tuple(server_argv(kwargs, host=host, port=port)),
         host=host,
         port=port,
-        env=_environment(on_cpu=on_cpu, ranks=ranks, base_url=f"http://{host}:{port}")
+        env=_environment(
+            server_env(cpu=on_cpu, ranks=ranks, tp_size=int(str(kwargs.get("tp_size") or 1))),
+            on_cpu=on_cpu,
+            base_url=f"http://{host}:{port}",
+        )
         | own_canary_environment(kwargs, on_cpu=on_cpu)
         | wanted_env,
         ready_path="/model_info",
@@ -201,8 +205,7 @@ def _look_at_release() -> None:
     )
 
 
-def _environment(*, on_cpu: bool, ranks: int, base_url: str) -> dict[str, str]:
-    env = server_env(cpu=on_cpu, ranks=ranks)
+def _environment(env: dict[str, str], *, on_cpu: bool, base_url: str) -> dict[str, str]:
     env[ENV_BASE_URL] = base_url
     # Its socket files then go with the session's folder; compiled kernels are worth keeping.
     env["TMPDIR"] = SESSION_FOLDER

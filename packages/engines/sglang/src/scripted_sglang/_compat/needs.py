@@ -234,6 +234,9 @@ PAIR_HOOKS: Final = (
     KV_RECOMPUTE,
 )
 
+CORES_OF_EVERY_RANK: Final = Place("utils.numa_utils", "", "init_threads_binding")
+"""Where a core is named for each rank; without it (0.5.15) for those of a tensor parallel group only."""
+
 HOOKS: Final = (
     RUN_EVENT_LOOP,
     RECV_REQUESTS,
