@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,18 @@ import pytest
 from scripted_core.errors import ConfigError
 from scripted_core.views import PauseMode
 from scripted_explore import ProgramFailed, Sometimes, explore
-from scripted_explore.campaign import Campaign, Task, merged, run_task, split
+from scripted_explore.campaign import Campaign, Task, merged, run_task, shrink_finding, split
 from scripted_explore.command import Command
 from scripted_explore.corpus import Corpus, program_of
 from scripted_explore.digests import differing
+from scripted_explore.draw import draw_program
 from scripted_explore.executor_name import ExecutorName
 from scripted_explore.executors import LocalExecutor
-from scripted_explore.finding import Finding
+from scripted_explore.finding import Finding, Kind, Signature
 from scripted_explore.laboratory import Laboratory, Run
-from scripted_explore.operations import Pause
+from scripted_explore.operations import EvictAll, Flush, Pause, Steps
 from scripted_explore.program import Program
+from scripted_explore.report import RunReport
 from scripted_explore.space import topologies
 from scripted_explore.written import write_test
 from scripted_registry.ci import register_cpu_ci
@@ -43,10 +46,42 @@ def test_a_sound_engine_is_explored_without_a_finding() -> None:
     assert len(outcome.report.transitions) > 200
 
 
-@pytest.mark.parametrize("topology", ["swa", "pp", "pd", "dp"])
+@pytest.mark.parametrize("topology", ["swa", "pp", "pd", "dp", "ngram"])
 def test_every_topology_can_be_explored(topology: str) -> None:
     outcome = explore(topologies=[topology], steps=400, seed=5)
     assert outcome.report.requests > 15
+
+
+def test_what_speculates_is_explored_with_overlap_and_without() -> None:
+    for name in ("ngram", "spec"):
+        chosen = topologies("reference", [name])
+        drawn = [draw_program(chosen, seed=0, number=number) for number in range(0, 120, 12)]
+        assert {one.kwargs["disable_overlap_schedule"] for one in drawn} == {True, False}
+
+
+class _Leaving(Laboratory):
+    """Its engine is broken for good by an eviction; two flushes break any engine."""
+
+    broken = False
+
+    def run(self, program: Program, *, fresh: bool = False, digest: bool = False) -> Run:
+        self.broken = self.broken and not fresh
+        fails = self.broken or program.ops.count(Flush()) > 1
+        self.broken = self.broken or EvictAll() in program.ops
+        return Run(RunReport(), signature=Signature(Kind.RULE, "flush") if fails else None)
+
+
+def test_what_earlier_candidates_leave_behind_does_not_keep_a_finding_large() -> None:
+    (topology,) = topologies("reference", ["single"])
+    ops = (EvictAll(), *[Steps(3)] * 9, *[Flush()] * 3)
+    program = draw_program([topology], seed=0, number=0).with_ops(ops)
+    with _Leaving("reference", (topology,)) as laboratory:
+        signature = laboratory.run(program, fresh=True).signature
+        assert signature is not None
+        small = shrink_finding(laboratory, program, topology, signature, timeout_s=60.0)
+        fixed = dataclasses.replace(topology, fixed=True)
+        assert shrink_finding(laboratory, program, fixed, signature, timeout_s=60.0) == program
+    assert small.ops == (Flush(), Flush())
 
 
 def test_a_state_that_was_not_met_is_said() -> None:
@@ -89,7 +124,7 @@ def test_a_findings_file_runs_under_plain_pytest(finding: Finding, tmp_path: Pat
     assert failed.returncode == 1, failed.stdout + failed.stderr
     # What is the engine's own error is an ERROR in pytest's words, and no failed expectation.
     assert "1 failed" in failed.stdout or "1 error" in failed.stdout
-    assert "PoolLeakError" in failed.stdout
+    assert finding.signature.what.split()[0] in failed.stdout
     path.write_text(path.read_text().replace(f", inject_fault={FAULT!r}", ""))
     mended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert "1 passed" in mended.stdout, mended.stdout + mended.stderr
@@ -154,7 +189,7 @@ def test_a_finding_is_replayed_from_its_file(
         Task(backend="reference"), folder=tmp_path, jobs=1, executor=ExecutorName.LOCAL
     )
     assert not command.replay(str(path))
-    assert "PoolLeakError" in capsys.readouterr().out
+    assert str(finding.signature) in capsys.readouterr().out
     assert command.replay("3")
     assert "nothing found; events " in capsys.readouterr().out
     with pytest.raises(ConfigError, match="neither a file nor a number"):
@@ -176,7 +211,7 @@ def finding() -> Finding:
         backend="reference",
         topologies=("single",),
         kwargs={"inject_fault": FAULT},
-        max_programs=30,
+        max_programs=120,
         stop_at_first=True,
         shrink_timeout_s=5,
     )

@@ -219,15 +219,23 @@ def shrink_finding(
     *,
     timeout_s: float,
 ) -> Program:
-    """The smallest program that fails as ``program`` does."""
+    """The smallest program that fails as ``program`` does, on an engine that has run nothing before.
 
-    def fails(candidate: Program) -> bool:
-        return laboratory.run(candidate).signature == signature
+    One engine runs all candidates. Where a small one then fails of what others have left behind, and
+    an engine is cheap, each candidate has an engine of its own in the time that is left.
+    """
+    deadline = time.monotonic() + timeout_s
+    for fresh in (False,) if topology.fixed else (False, True):
 
-    with laboratory.hurried() if signature == STALLED else contextlib.nullcontext():
-        small = shrink(program, topology, fails=fails, timeout_s=timeout_s)
-    if laboratory.run(small, fresh=True).signature == signature:
-        return small
+        def fails(candidate: Program, fresh: bool = fresh) -> bool:
+            return laboratory.run(candidate, fresh=fresh).signature == signature
+
+        with laboratory.hurried() if signature == STALLED else contextlib.nullcontext():
+            small = shrink(
+                program, topology, fails=fails, timeout_s=max(deadline - time.monotonic(), 0.0)
+            )
+        if laboratory.run(small, fresh=True).signature == signature:
+            return small
     return program
 
 

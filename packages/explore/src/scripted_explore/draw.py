@@ -16,6 +16,8 @@ from scripted_explore.space import Topology
 
 _LENGTHS: Final = (6, 12, 24, 40)
 _ALWAYS: Final = (o.Start, o.Steps)
+_SHARES: Final = (0.45, 0.45, 0.2)
+"""How much of the operations a program knows. What takes three calls in one order wants few others."""
 _BELONG: Final[dict[type[o.Op], type[o.Op]]] = {
     o.Pause: o.Continue,
     o.ExhaustKv: o.Release,
@@ -44,7 +46,8 @@ def draw_program(topologies: Sequence[Topology], *, seed: int, number: int) -> P
 
 def _draw_ops(topology: Topology, rng: random.Random) -> list[Any]:
     fields = topology.fields
-    chosen = [kind for kind in fields if kind in _ALWAYS or rng.random() < 0.45]
+    share = rng.choice(_SHARES)
+    chosen = [kind for kind in fields if kind in _ALWAYS or rng.random() < share]
     for kind, undoing in _BELONG.items():
         if kind in chosen and undoing not in chosen:
             chosen.append(undoing)

@@ -27,7 +27,7 @@ _TOPOLOGIES: Final = {
     Area.WINDOWS: ("swa",),
     Area.PIPELINE: ("pp",),
     Area.PAIR: ("pd",),
-    Area.SPECULATION: ("spec",),
+    Area.SPECULATION: ("ngram", "spec"),
 }
 _BY_NAME: Final = {"dp-rank-ignored": ("dp",), "logprob-lost-at-chunk-border": ("tiny",)}
 

@@ -156,7 +156,16 @@ _REFERENCE: Final = (
         name="spec",
         base=_TINY
         | {"speculative_algorithm": "EAGLE", "speculative_draft_model_path": "tiny-draft"},
-        axes={"page_size": (1, 4), "speculative_num_steps": (3, 1)},
+        axes={
+            "page_size": (1, 4),
+            "speculative_num_steps": (3, 1),
+            "disable_overlap_schedule": (True, False),
+        },
+    ),
+    Topology(
+        name="ngram",
+        base=_SMALL | {"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 4},
+        axes={"page_size": (1, 4), "disable_overlap_schedule": (True, False)},
     ),
 )
 _SGLANG_SMALL: Final = {

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
+
+from scripted_core.cli.signals import EndingSignals
 
 from scripted_explore.campaign import Campaign, Outcome, Task
 from scripted_explore.errors import WorkerDied
@@ -94,10 +97,18 @@ def _how(exitcode: int | None) -> str:
 
 
 def _work(task: Task, pipe: Connection) -> None:
-    """What a worker does."""
+    """What a worker does, until it is done or told to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
-    signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with EndingSignals() as ending:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        # Not as SystemExit, which Hypothesis and a session take for what a test did.
+        with contextlib.suppress(KeyboardInterrupt):
+            _explore(task, pipe)
+    if ending.received is not None:
+        sys.exit(128 + ending.received)
+
+
+def _explore(task: Task, pipe: Connection) -> None:
     last = time.monotonic()
     told: list[tuple[str, int]] = []
 
@@ -116,10 +127,6 @@ def _work(task: Task, pipe: Connection) -> None:
 
 def _found(outcome: Outcome) -> list[tuple[str, int]]:
     return [(one.name, len(one.program.ops)) for one in outcome.findings]
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _end_with_parent() -> None:
