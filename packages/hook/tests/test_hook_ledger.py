@@ -131,7 +131,7 @@ def test_the_payload_has_the_fields_that_were_given_and_no_others():
     payload = generate_payload(full)
     assert payload["sampling_params"]["stop_token_ids"] == [5]
     assert payload["sampling_params"]["temperature"] == 0.5
-    assert (payload["priority"], payload["data_parallel_rank"]) == (-1, 0)
+    assert (payload["priority"], payload["routed_dp_rank"]) == (-1, 0)
     assert (payload["lora_path"], payload["top_logprobs_num"]) == ("l", 2)
 
 

@@ -92,7 +92,7 @@ def generate_payload(spec: ReqSpec) -> dict[str, Any]:
         if value is not None:
             payload[name] = value
     if spec.dp_rank is not None:
-        payload["data_parallel_rank"] = spec.dp_rank
+        payload["routed_dp_rank"] = spec.dp_rank
     return payload
 
 
