@@ -114,8 +114,24 @@ def test_locked_prefixes_stay_on_every_stage(t):
     require_at_rest(t)
 
 
-@pytest.mark.parametrize("stage", LIFECYCLE_STAGES)
-@pytest.mark.parametrize("what", ["abort", "retract", "in_place"])
+_missed = pytest.mark.scripted_known_defect(
+    engine="sglang",
+    releases="<=0.5.15",
+    finding="docs/findings/sglang-pp-abort-of-another-slot.md",
+    match="RequestStatus.FINISHED",
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "stage"),
+    [
+        pytest.param(
+            what, stage, marks=_missed if (what, stage) == ("abort", "first_decode") else ()
+        )
+        for what in ("abort", "retract", "in_place")
+        for stage in LIFECYCLE_STAGES
+    ],
+)
 def test_at_every_stage_of_a_life(t, what, stage):
     lengths, new_tokens = (3 * CHUNK_TOKENS, 50), 8
     expected = yield from _undisturbed(t, lengths, new_tokens)
