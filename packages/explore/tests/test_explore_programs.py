@@ -77,6 +77,18 @@ def test_shrinking_keeps_what_is_needed_and_makes_it_plain() -> None:
     assert (start.new_tokens, start.family, start.shared) == (3, 0, 0)
 
 
+def test_who_is_told_to_end_while_shrinking_ends() -> None:
+    program = draw_program(SINGLE, seed=0, number=17)
+
+    def fails(candidate: Program) -> bool:
+        if not candidate.ops:  # the plainest program, which Hypothesis tries by itself
+            raise KeyboardInterrupt
+        return len(candidate.ops) == len(program.ops)
+
+    with pytest.raises(KeyboardInterrupt):
+        shrink(program, SINGLE[0], fails=fails, timeout_s=30)
+
+
 def test_operations_are_source_and_need_capabilities() -> None:
     op = Start(family=0, shared=5, own=1, own_tokens=2, new_tokens=3)
     assert as_code(op) == "Start(family=0, shared=5, own=1, own_tokens=2, new_tokens=3)"
