@@ -17,10 +17,10 @@ def test_a_short_campaign_finds_nothing_new_in_sglang() -> None:
     outcome = explore(
         backend="sglang",
         topologies=["single"],
-        steps=150,
-        seed=1,
+        steps=300,
+        seed=3,
         demand=[Sometimes.CALLS_MEET, Sometimes.TREE_SPLIT],
     )
-    assert outcome.report.steps >= 150
+    assert outcome.report.steps >= 300
     assert outcome.starts == 1
     assert len(outcome.report.transitions) > 20
