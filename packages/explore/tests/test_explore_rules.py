@@ -19,6 +19,7 @@ from scripted_explore.operations import (
     UntilEnd,
 )
 from scripted_explore.program import Program
+from scripted_explore.sometimes import Sometimes
 from scripted_explore.space import topologies
 from scripted_registry.ci import register_cpu_ci
 
@@ -74,6 +75,22 @@ def test_an_abort_while_paused_in_place_meets_kv_that_arrives(steps: int) -> Non
     ops = (start, Steps(steps), in_place, AbortAll(), retract, Steps(1))
     with Laboratory("reference", (pair,)) as laboratory:
         assert laboratory.run(Program("pd", dict(pair.base), ops)).signature is None
+
+
+def test_a_prompt_that_is_prefilled_again_is_one_hit_more() -> None:
+    # The pool of the window is too small for all three: the second gives way, and comes again.
+    (swa,) = topologies("reference", ["swa"])
+    kwargs = {**swa.base, "swa_full_tokens_ratio": 0.4, "page_size": 16}
+    ops = (
+        Start(family=1, shared=16, own=0, own_tokens=16, new_tokens=2),
+        Start(family=1, shared=16, own=0, own_tokens=60, new_tokens=3),
+        Start(family=1, shared=32, own=0, own_tokens=16, new_tokens=2),
+        UntilEnd(all_of_them=1),
+    )
+    with Laboratory("reference", (swa,)) as laboratory:
+        run = laboratory.run(Program("swa", kwargs, ops))
+    assert run.signature is None
+    assert run.report.sometimes[Sometimes.RETRACTION_UNDER_PRESSURE] == 1
 
 
 def test_waiting_for_an_end_leaves_an_engine_that_is_not_idle_yet() -> None:

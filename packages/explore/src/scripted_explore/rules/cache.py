@@ -26,8 +26,13 @@ class CacheRule(Rule):
         if not world.tree.enabled or world.is_pair:
             return
         hits = world.t.get_all_node_hit_counts().values()
-        # A request leaves its prompt and then its output there.
-        most = 2 * len(world.requests)
+        # A request leaves its prompt and then its output there, and its prompt once more for each time
+        # that it gave way for want of memory.
+        prefilled = sum(
+            len(set(record.extend_rids).difference(record.chunked_rids))
+            for record in world.t.batch_log
+        )
+        most = len(world.requests) + max(len(world.requests), prefilled)
         if hits and max(hits) > most:
             world.broken("hits", f"{len(world.requests)} requests count as {max(hits)} hits")
         ended = [one for one in world.requests if one.reason is not None]
