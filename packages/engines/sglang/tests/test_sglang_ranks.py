@@ -7,9 +7,11 @@ from scripted_backend_single import single_device_kwargs
 from scripted_chunked import (
     advance_to_decode_step,
     advance_to_nth_chunk,
+    run_until,
     run_until_all_finished,
     run_until_finished,
     run_until_seen_everywhere,
+    settle,
     warmup_radix,
 )
 from scripted_core import InProcessSession
@@ -20,6 +22,7 @@ register_cpu_ci(est_time=150, stage="single-sglang", runner_config="cpu")
 
 PROMPT_LENS = (20, 100, 257)
 NEW_TOKENS = 24
+_MOST_STEPS = 5_000
 
 
 def _two(**size):
@@ -180,7 +183,7 @@ def test_one_prefix_is_evicted_on_every_rank(t, ranks):
 
 def test_a_flush_empties_every_rank_and_keeps_what_is_held(t, ranks):
     yield from warmup_radix(t, list(range(1, 101)))
-    yield from _until(lambda: t.is_fully_idle)
+    yield from settle(t, max_steps=_MOST_STEPS)
     t.exhaust_kv(leave_pages=200)
     yield from run_until_seen_everywhere(t)
     held = [view.held["full"] for view in t.ranks]
@@ -203,7 +206,7 @@ def test_aborts_reach_every_rank(t, ranks):
     assert chunking.status == "aborted"
     t.abort_all()
     yield from run_until_finished(waiting)
-    yield from _until(lambda: t.is_fully_idle)
+    yield from settle(t, max_steps=_MOST_STEPS)
     yield from run_until_seen_everywhere(t)
     assert [view.queues.running + view.queues.waiting for view in t.ranks] == [(), ()]
     free, evictable = _figures(t, "kv_pool_free"), _figures(t, "kv_pool_evictable")
@@ -225,16 +228,16 @@ def test_outputs_are_those_of_the_reference_engine(t, ranks, expected):
 def test_a_retraction_changes_none_of_them(t, ranks, expected):
     handles = _start_all(t)
     yield from advance_to_nth_chunk(handles[-1], 2)
-    yield from _retract_and_continue(t)
+    yield from _retract_and_continue(t, handles[-1])
     yield from advance_to_decode_step(handles[-1], 5)
-    yield from _retract_and_continue(t)
+    yield from _retract_and_continue(t, handles[-1])
     yield from run_until_all_finished(handles)
     assert [handle.output_ids for handle in handles] == expected
 
 
-def _retract_and_continue(t):
+def _retract_and_continue(t, handle):
     t.pause_generation(mode="retract")
-    yield from _until(lambda: not t.queues.running and not t.queues.chunked)
+    yield from run_until(handle, lambda _: not t.queues.running and not t.queues.chunked)
     yield from run_until_seen_everywhere(t)
     assert [view.is_paused for view in t.ranks] == [True, True]
     waiting = [view.queues.waiting for view in t.ranks]
@@ -262,12 +265,3 @@ def test_a_reused_prefix_changes_none_of_them(t, ranks, expected):
         assert [handle.output_ids for handle in handles] == expected
     # The second time the prompts are in the tree, all but their last token.
     assert handles[-1].chunks_done == 0
-
-
-def _until(holds):
-    """Iterations until something holds that no single request has."""
-    for _ in range(5_000):
-        if holds():
-            return
-        yield
-    raise AssertionError("it never held")

@@ -6,10 +6,10 @@ import pytest
 from scripted_backend_single import single_device_kwargs
 from scripted_chunked import (
     advance_to_nth_chunk,
-    run_until,
     run_until_all_finished,
     run_until_finished,
     run_until_seen_everywhere,
+    settle,
 )
 from scripted_core.errors import ConfigError
 from scripted_core.sessions.http_server import ScriptedHttpServer
@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.scripted(**single_device_kwargs(model_path="tiny", dp_size=2)),
     pytest.mark.scripted_requires("dp"),
 ]
+
+_MOST_STEPS = 5_000
 
 
 def _start(t, prompt_len, *, seed, max_new_tokens=8, dp_rank=None):
@@ -102,7 +104,7 @@ def test_memory_operations_are_on_both(t):
     assert [handle.status for handle in handles] == ["waiting", "waiting"]
     t.release_exhausted()
     yield from run_until_all_finished(handles)
-    yield from run_until(handles[0], lambda _: t.is_fully_idle)
+    yield from settle(t, max_steps=_MOST_STEPS)
     assert all(view.stats["kv_pool_evictable"] >= 60 for view in t.ranks)
     receipt = t.flush_cache()
     yield

@@ -11,9 +11,9 @@ from typing import Literal
 
 from scripted_chunked import (
     advance_to_decode_step,
-    run_until,
     run_until_all_finished,
     run_until_finished,
+    settle,
 )
 from scripted_core import ScriptedContext, ScriptedHttpServer, ScriptedReqHandle
 from scripted_core.errors import EngineDied
@@ -222,7 +222,7 @@ def oversize_prompts_are_refused(t: ScriptedContext, expected: list[list[int]]) 
     assert _end_of(long).kind is FinishKind.REFUSED
     assert "300" in _end_of(long).message
     # The decode server gets to know over HTTP, from the router: in no certain number of iterations.
-    yield from run_until(long, lambda _: t.is_fully_idle, max_steps=_MOST_STEPS)
+    yield from settle(t, max_steps=_MOST_STEPS)
     r = CROWD[0].start(t)
     yield from run_until_finished(r)
     assert r.output_ids == expected[0]

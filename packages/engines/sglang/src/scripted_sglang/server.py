@@ -127,11 +127,8 @@ def one_server(config: EngineConfig) -> ServerLaunch:
         argv=tuple(server_argv(kwargs, host=host, port=port)),
         host=host,
         port=port,
-        env=_environment(
-            server_env(cpu=on_cpu, ranks=ranks, tp_size=int(str(kwargs.get("tp_size") or 1))),
-            on_cpu=on_cpu,
-            base_url=f"http://{host}:{port}",
-        )
+        env=server_env(cpu=on_cpu, ranks=ranks, tp_size=int(str(kwargs.get("tp_size") or 1)))
+        | _session_environment(on_cpu=on_cpu, base_url=f"http://{host}:{port}")
         | own_canary_environment(kwargs, on_cpu=on_cpu)
         | wanted_env,
         ready_path="/model_info",
@@ -205,10 +202,9 @@ def _look_at_release() -> None:
     )
 
 
-def _environment(env: dict[str, str], *, on_cpu: bool, base_url: str) -> dict[str, str]:
-    env[ENV_BASE_URL] = base_url
-    # Its socket files then go with the session's folder; compiled kernels are worth keeping.
-    env["TMPDIR"] = SESSION_FOLDER
+def _session_environment(*, on_cpu: bool, base_url: str) -> dict[str, str]:
+    # Its socket files go with the session's folder; compiled kernels are worth keeping.
+    env = {ENV_BASE_URL: base_url, "TMPDIR": SESSION_FOLDER}
     if not on_cpu and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         kept = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
         env["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
