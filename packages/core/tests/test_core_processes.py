@@ -262,3 +262,29 @@ def test_a_ctrl_c_while_it_is_entered_ends_the_watch(monkeypatch):
             pytest.fail("it was entered")
     assert guard_threads() == []
     assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+COLLECTING = """
+import gc, os, signal, threading
+from scripted_core.cli.signals import Ended, EndingSignals
+
+def callback(phase, info):
+    if phase == "start" and not told:
+        told.append(phase)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+told = []
+with EndingSignals() as ending:
+    gc.callbacks.append(callback)
+    try:
+        gc.collect()
+        threading.Event().wait(60)
+    except Ended:
+        print("ended by", ending.received.name)
+"""
+
+
+def test_a_signal_while_garbage_is_collected_ends_the_program_a_moment_later():
+    command = [sys.executable, "-c", COLLECTING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.stdout, ended.stderr) == ("ended by SIGTERM\n", "")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+from scripted_core.collecting import is_collecting
+
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+_SOON_S = 0.013
 
 
 class Ended(KeyboardInterrupt):
@@ -37,6 +41,12 @@ class EndingSignals:
             signal.signal(one, handler)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.received is None:
+        if self.received is not None:
+            return
+        if is_collecting(frame):
+            again = threading.Timer(_SOON_S, os.kill, (os.getpid(), signum))
+            again.daemon = True
+            again.start()
+        else:
             self.received = signal.Signals(signum)
             raise Ended

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
+
+from scripted_core.collecting import is_collecting
 
 # A real-time signal of our own: SIGALRM belongs to pytest-timeout and others.
 _SIGNAL = signal.SIGRTMIN + 6
@@ -106,22 +107,12 @@ class StallGuard:
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._done.is_set():
             return
-        if _is_collecting(frame):
+        if is_collecting(frame):
             # What is raised there is only printed. An endless loop that takes more and more memory
             # is there most of the time, and would never be cut off.
             self._put_off = True
             return
         raise StallInterrupt
-
-
-def _is_collecting(frame: FrameType | None) -> bool:
-    """Whether ``frame`` was called by a callback of the garbage collector (Hypothesis has one)."""
-    called = {one.__code__ for one in gc.callbacks if isinstance(one, FunctionType)}
-    while frame is not None:
-        if frame.f_code in called:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _raise_in(thread_id: int, exception: type[BaseException] | None) -> None:
