@@ -133,6 +133,21 @@ def test_foreign_messages_are_parked_while_held_and_come_after(socket):
     assert [message.rid for message in drain(proxy)] == ["one", "two", "three", "four"]
 
 
+def test_what_is_known_to_be_ours_after_it_was_parked_comes_out_in_order(socket):
+    ours = set()
+    proxy = ScriptedTokenizerRecvProxy(underlying=socket, parks=lambda m: m.rid not in ours)
+    proxy.hold()
+    for rid in ("a", "b", "c"):
+        socket.put(StartReq(rid))
+    assert drain(proxy) == []
+    ours |= {"a", "c"}
+    assert proxy.reconsider() == [StartReq("a"), StartReq("c")]
+    assert proxy.reconsider() == []
+    assert drain(proxy) == [StartReq("a"), StartReq("c")]
+    proxy.release()
+    assert drain(proxy) == [StartReq("b")]
+
+
 def test_a_parked_message_does_not_end_a_wait(socket):
     proxy = ScriptedTokenizerRecvProxy(underlying=socket, parks=lambda message: True)
     proxy.hold()

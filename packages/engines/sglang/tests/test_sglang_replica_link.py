@@ -9,13 +9,15 @@ from collections.abc import Iterator
 import pytest
 from scripted_core.ops import AbortAll, Exhaust, Flush
 from scripted_core.requests import ClientStream, ReqSpec
-from scripted_core.testing import FakeEngine
+from scripted_core.testing import FakeEngine, FakeUnderlyingSocket
 from scripted_core.views import FinishKind, FinishReason, ForwardMode
 from scripted_core.wire.address import SessionAddress, create_address
-from scripted_hook import BatchFacts
+from scripted_hook import BatchFacts, ScriptedTokenizerRecvProxy
 from scripted_hook.ranks import ScriptBegins
 from scripted_registry.ci import register_cpu_ci
-from scripted_sglang.replicas import End, Expect, Go, Hold, ReplicaLink, Replicas
+from scripted_sglang.inbox import Belonging
+from scripted_sglang.replica_link import End, Expect, Go, Hold, ReplicaLink
+from scripted_sglang.replicas import Replicas
 
 register_cpu_ci(est_time=1, stage="unit", runner_config="cpu")
 
@@ -105,6 +107,32 @@ def test_an_arrival_is_waited_for_and_counts_until_it_is_received(
         assert not driver.has_arrived("r2", replica=1, wake_fd=wake_fd, timeout_s=5.0)
     finally:
         os.close(wake_fd)
+
+
+def test_a_request_that_is_faster_than_the_word_that_it_comes_arrives(
+    driver: Replicas, link: ReplicaLink
+) -> None:
+    class TokenizedGenerateReqInput:
+        rid = "r1"
+
+    socket = FakeUnderlyingSocket()
+    wake_fd = os.eventfd(0)
+    belonging = Belonging()
+    proxy = ScriptedTokenizerRecvProxy(underlying=socket, parks=belonging.is_foreign)
+    proxy.hold()
+    try:
+        request = TokenizedGenerateReqInput()
+        socket.put(request)
+        assert link.next_go(proxy, belonging) is None
+        assert proxy.parked == 1
+        driver.expect("r1", replica=1)
+        assert link.socket.poll(5000)
+        assert link.next_go(proxy, belonging) is None
+        assert driver.has_arrived("r1", replica=1, wake_fd=wake_fd, timeout_s=5.0)
+        assert proxy.buffered == (request,)
+    finally:
+        os.close(wake_fd)
+        socket.close()
 
 
 def test_what_an_iteration_brought_is_told_once_and_only_while_held(

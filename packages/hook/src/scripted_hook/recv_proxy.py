@@ -126,6 +126,16 @@ class ScriptedTokenizerRecvProxy:
         self._buffer.extend(self._parked)
         self._parked.clear()
 
+    def reconsider(self) -> list[Any]:
+        """Take what was parked, and is not foreign after all, into the buffer; that of it, in order.
+
+        What a request belongs to may become known a moment after the request.
+        """
+        asked, self._parked = self._parked, deque()
+        ours = [message for message in asked if not self._is_parked(message)]
+        self._buffer.extend(ours)
+        return ours
+
     def read_ahead(self) -> list[Any]:
         """Take what has arrived into the buffer; that of it which is not parked, in order."""
         fresh: list[Any] = []

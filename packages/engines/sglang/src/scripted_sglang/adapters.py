@@ -12,7 +12,8 @@ from scripted_sglang.adapter import SglangAdapter
 from scripted_sglang.kv_watch import WatchedAdapter, can_be_watched
 from scripted_sglang.pair import DecodeAdapter, PrefillAdapter
 from scripted_sglang.ranks import RankPlace
-from scripted_sglang.replicas import ReplicaLink, Replicas
+from scripted_sglang.replica_link import ReplicaLink
+from scripted_sglang.replicas import Replicas
 from scripted_sglang.replicated import ReplicaAdapter, ReplicatedAdapter
 from scripted_sglang.traffic import Traffic
 

@@ -10,144 +10,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
 import zmq
-from scripted_core.ops import EngineOp, MemoryOp
-from scripted_core.views import FinishReason, QueueView, RequestView
+from scripted_core.views import RequestView
 from scripted_core.wire.address import SessionAddress
-from scripted_hook import BatchFacts
 from scripted_hook.ranks import ScriptBegins, ScriptEnds
 
-Posted = EngineOp | MemoryOp | ScriptBegins | ScriptEnds
+from scripted_sglang.replica_link import (
+    Arrived,
+    Boundary,
+    Expect,
+    Go,
+    Hold,
+    Posted,
+    ToDriver,
+    ToReplica,
+    endpoint,
+)
 
-
-class Hold(msgspec.Struct, frozen=True, tag=True):
-    """To a replica: wait at each boundary from the next one on."""
-
-
-class Expect(msgspec.Struct, frozen=True, tag=True):
-    """To a replica: the request of this rid is the script's; say when it has arrived."""
-
-    rid: str
-
-
-class Go(msgspec.Struct, frozen=True, tag=True):
-    """To a replica: take up ``posted`` and run one iteration; the hold is over with ``last``."""
-
-    posted: tuple[Posted, ...]
-    last: bool = False
-
-
-class Arrived(msgspec.Struct, frozen=True, tag=True):
-    """To the driver: the request is in the inbox."""
-
-    rid: str
-
-
-class End(msgspec.Struct, frozen=True):
-    """A request has ended in the iteration."""
-
-    rid: str
-    reason: FinishReason
-    output_ids: tuple[int, ...]
-
-
-class Boundary(msgspec.Struct, frozen=True, tag=True):
-    """To the driver: an iteration has ended, and this is what it brought and left."""
-
-    requests: tuple[RequestView, ...]
-    queues: QueueView
-    outputs: dict[str, list[int]]
-    batches: tuple[BatchFacts, ...]
-    ends: tuple[End, ...]
-    flushes: tuple[bool, ...]
-    is_idle: bool
-    is_fully_idle: bool
-
-
-_ToReplica = Hold | Expect | Go
-_ToDriver = Arrived | Boundary
 _encoder = msgspec.msgpack.Encoder()
-_to_replica: msgspec.msgpack.Decoder[tuple[str, _ToReplica]] = msgspec.msgpack.Decoder(
-    tuple[str, _ToReplica]
+_to_driver: msgspec.msgpack.Decoder[tuple[str, ToDriver]] = msgspec.msgpack.Decoder(
+    tuple[str, ToDriver]
 )
-_to_driver: msgspec.msgpack.Decoder[tuple[str, _ToDriver]] = msgspec.msgpack.Decoder(
-    tuple[str, _ToDriver]
-)
-
-
-def _endpoint(address: SessionAddress, replica: int) -> str:
-    return f"{address.ranks}-{replica}"
-
-
-class ReplicaLink:
-    """A replica's end: what it has to tell, and what it is told."""
-
-    def __init__(self, address: SessionAddress, *, replica: int) -> None:
-        self._token = address.token
-        self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.PAIR)
-        self.socket.linger = 0
-        self.socket.connect(_endpoint(address, replica))
-        self._batches: list[BatchFacts] = []
-        self._ends: list[End] = []
-        self._flushes: list[bool] = []
-        self.is_held = False
-
-    def on_batch(self, facts: BatchFacts) -> None:
-        """A batch is about to run."""
-        if self.is_held:
-            self._batches.append(facts)
-
-    def on_end(self, end: End) -> None:
-        """A request has ended."""
-        if self.is_held:
-            self._ends.append(end)
-
-    def on_flush(self, ok: bool) -> None:
-        """A flush is done, or was refused."""
-        if self.is_held:
-            self._flushes.append(ok)
-
-    def tell_boundary(self, adapter: Any) -> None:
-        """What the iteration that has ended brought and left."""
-        self._send(
-            Boundary(
-                requests=tuple(adapter.requests()),
-                queues=adapter.queues(),
-                outputs={rid: list(ids) for rid, ids in adapter.live_outputs()},
-                batches=tuple(self._batches),
-                ends=tuple(self._ends),
-                flushes=tuple(self._flushes),
-                is_idle=adapter.is_idle(),
-                is_fully_idle=adapter.is_fully_idle(),
-            )
-        )
-        self._batches.clear()
-        self._ends.clear()
-        self._flushes.clear()
-
-    def tell_arrival(self, rid: str) -> None:
-        """A request of the script has arrived."""
-        self._send(Arrived(rid))
-
-    def _send(self, message: _ToDriver) -> None:
-        self.socket.send(_encoder.encode((self._token, message)))
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.socket.close()
-        self._context.term()
-
-    def receive(self) -> _ToReplica | None:
-        """The driver's next word, or ``None`` when there is none."""
-        try:
-            token, message = _to_replica.decode(self.socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return None
-        return message if token == self._token else None
 
 
 class Replicas:
@@ -160,12 +45,12 @@ class Replicas:
         for replica in range(1, size):
             socket = self._context.socket(zmq.PAIR)
             socket.linger = 0
-            socket.bind(_endpoint(address, replica))
+            socket.bind(endpoint(address, replica))
             self._sockets[replica] = socket
         self._boundaries: dict[int, Boundary] = {}
         self._posted: dict[int, list[Posted]] = {replica: [] for replica in self._sockets}
         self._on_their_way: dict[str, int] = {}
-        self._queued: dict[int, deque[_ToDriver]] = {replica: deque() for replica in self._sockets}
+        self._queued: dict[int, deque[ToDriver]] = {replica: deque() for replica in self._sockets}
         self.size = size
         self.is_held = False
 
@@ -271,13 +156,13 @@ class Replicas:
             socket.close()
         self._context.term()
 
-    def _send(self, replica: int, message: _ToReplica) -> None:
+    def _send(self, replica: int, message: ToReplica) -> None:
         self._sockets[replica].send(_encoder.encode((self._token, message)))
 
-    def _receive(self, replica: int) -> _ToDriver | None:
+    def _receive(self, replica: int) -> ToDriver | None:
         queued = self._queued[replica]
         return queued.popleft() if queued else self._decoded(self._sockets[replica].recv())
 
-    def _decoded(self, frame: bytes) -> _ToDriver | None:
+    def _decoded(self, frame: bytes) -> ToDriver | None:
         token, message = _to_driver.decode(frame)
         return message if token == self._token else None

@@ -18,7 +18,8 @@ from scripted_hook.ranks import RankNotice
 from scripted_sglang import _compat
 from scripted_sglang.adapter import ARRIVAL_TIMEOUT_S, SglangAdapter
 from scripted_sglang.inbox import RankOp, wait_for_input
-from scripted_sglang.replicas import End, Expect, Go, Hold, Posted, ReplicaLink, Replicas
+from scripted_sglang.replica_link import End, Hold, Posted, ReplicaLink
+from scripted_sglang.replicas import Replicas
 
 _WAIT_S = 1.0
 
@@ -215,7 +216,8 @@ class ReplicaAdapter(SglangAdapter):
             link.is_held = True
             self.begin_hold()
         link.tell_boundary(self)
-        while (go := self._next_go()) is None:
+        assert self.proxy is not None, "requests reach every replica"
+        while (go := link.next_go(self.proxy, self._belonging)) is None:
             wait_for_input(
                 [link.socket, _compat.tokenizer_socket(self.scheduler)], timeout_s=_WAIT_S
             )
@@ -224,20 +226,6 @@ class ReplicaAdapter(SglangAdapter):
         if go.last:
             link.is_held = False
             self.end_hold()
-
-    def _next_go(self) -> Go | None:
-        # What the driver says of a request is looked at before the request.
-        while (message := self._link.receive()) is not None:
-            if isinstance(message, Go):
-                return message
-            if isinstance(message, Expect):
-                # Its client is at the other end, and a hang-up of it is not told here.
-                self._belonging.clients[message.rid] = ClientStream()
-        assert self.proxy is not None, "requests reach every replica"
-        for arrived in self.proxy.read_ahead():
-            for rid in _compat.rids_in(arrived):
-                self._link.tell_arrival(rid)
-        return None
 
     def _take_up(self, op: Posted) -> None:
         assert self.proxy is not None, "requests reach every replica"
