@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripted_canary.arrays import HostArrays, arrays_for
 from scripted_canary.hashing import SEED, ByteHash, ChainPowers, head_of, word_of
+from scripted_canary.host_arrays import HostArrays, arrays_for
 from scripted_canary.settings import RealData
 from scripted_core import InProcessSession
 from scripted_core.errors import ConfigError

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from scripted_canary.arrays import Array, Arrays
+from scripted_canary.arrays import Array, Arrays, Flag
 from scripted_canary.hashing import POSITION_SHIFT, signed
 from scripted_canary.shadow import SlotShadow, position_in, token_in
 from scripted_canary.violations import KvViolation, Launch, Reason
+from scripted_canary.work import Fed, Reads
 
 _TOKEN_BITS = (1 << POSITION_SHIFT) - 1
 Names = Callable[[int], tuple[str, int]]
@@ -29,16 +30,24 @@ class Check(Protocol):
         ...
 
 
-Compared: TypeAlias = tuple[Array, Callable[[], Check]]
-"""``bool[n]``, what failed, and the rest, which nobody needs when nothing did."""
+Compared: TypeAlias = tuple[tuple[Array, ...], Callable[[], Check]]
+"""``bool[n]`` each, what failed, and the rest, which nobody needs when nothing did."""
+
+
+class Flags(Protocol):
+    """Whoever made masks, and can tell whether anything in them is true."""
+
+    def flag(self, masks: Sequence[Array]) -> Flag:
+        """Whether any of them is true anywhere, known now or later."""
+        ...
 
 
 class Outcome:
     """Whether anything of several comparisons is wrong, known sooner or later."""
 
-    def __init__(self, compared: Sequence[Compared], *, arrays: Arrays) -> None:
+    def __init__(self, compared: Sequence[Compared], *, flags: Flags) -> None:
         self._compared = compared
-        self._flag = arrays.flag([wrong for wrong, _ in compared])
+        self._flag = flags.flag([mask for masks, _ in compared for mask in masks])
 
     def read(self) -> bool:
         """Return it, waiting for the device if need be."""
@@ -54,10 +63,7 @@ class SlotCheck:
     """Slots of one pool that were compared.
 
     Attributes:
-        wrong: ``bool[n]``, which of them failed.
-        slots: ``int64[n]``.
-        expected: the chain of what each should have been written for.
-        sums, hashes: what was kept of each, and the hash of its bytes then.
+        found: what was found in them.
         head: what the slot at an index should have been written for, packed.
         name: who reads it, and for which position.
     """
@@ -65,48 +71,45 @@ class SlotCheck:
     shadow: SlotShadow
     step: int
     launch: Launch
-    wrong: Array
-    slots: Array
-    expected: Array
-    sums: Array
-    hashes: Array | None
+    found: Reads
     head: Callable[[int], int]
     name: Names
 
     def records(self, *, at_most: int) -> tuple[list[KvViolation], Counter[Reason]]:
         """The records, no more than so many, and how many slots failed for each reason."""
-        found: list[KvViolation] = []
+        records: list[KvViolation] = []
         counts: Counter[Reason] = Counter()
-        for index in self.shadow.arrays.where(self.wrong):
+        for index in self.shadow.arrays.where(self.found.wrong):
             for reason, expected, seen in self._reasons(index):
                 counts[reason] += 1
-                if len(found) < at_most:
-                    found.append(self._record(index, reason, expected, seen))
-        return found, counts
+                if len(records) < at_most:
+                    records.append(self._record(index, reason, expected, seen))
+        return records, counts
 
     def _reasons(self, index: int) -> list[tuple[Reason, int, int]]:
         """What is wrong with a slot: reasons with what was expected and found."""
-        shadow = self.shadow
+        shadow, found = self.shadow, self.found
         # A table may name slots that do not exist; they were compared with the nearest one.
-        slot = min(max(int(self.slots[index]), 0), shadow.num_slots - 1)
-        want_chain, chain = int(self.expected[index]), int(shadow.chains[slot])
+        slot = min(max(int(found.slots[index]), 0), shadow.num_slots - 1)
+        want_chain, chain = int(found.expected[index]), int(shadow.chains[slot])
         reasons = []
         if chain != want_chain:
             have, want = int(shadow.heads[slot]), self.head(index)
             reasons = _differences(have, want, want_chain, chain)
-        if self.hashes is not None:
+        kept = int(found.sums[index])
+        if found.hashes is not None:
             # Of then, not of now: a forward may have written the slot meanwhile.
-            data, found = signed(int(self.sums[index]) - chain), int(self.hashes[index])
-            if data != found:
-                reasons.append((Reason.VERIFY_REAL_KV_HASH, data, found))
-        return reasons or [(Reason.VERIFY_CHAIN_HASH, want_chain, int(self.sums[index]))]
+            data, now = signed(kept - chain), int(found.hashes[index])
+            if data != now:
+                reasons.append((Reason.VERIFY_REAL_KV_HASH, data, now))
+        return reasons or [(Reason.VERIFY_CHAIN_HASH, want_chain, kept)]
 
     def _record(self, index: int, reason: Reason, expected: int, found: int) -> KvViolation:
         rid, position = self.name(index)
         return KvViolation(
             step=self.step,
             pool=self.shadow.view.name,
-            slot=int(self.slots[index]),
+            slot=int(self.found.slots[index]),
             position=position,
             reason=reason,
             expected=expected,
@@ -133,32 +136,24 @@ class InputCheck:
     """Tokens that a forward is fed, and the slots that it writes them to.
 
     Attributes:
-        positions, fed, slots: ``int64[n]``, where each token stands, what it is and where its KV goes.
-        expected: ``int64[n]``, the token that belongs there and its position, packed.
-        expected_slots: ``int64[n]``, the slots that the table names.
-        tokens, places: ``bool[n]``, which of them failed.
+        fed: what was looked up of them.
         names: who is fed each.
     """
 
     pool: str
     step: int
     arrays: Arrays
-    positions: Array
-    fed: Array
-    slots: Array
-    expected: Array
-    expected_slots: Array
-    tokens: Array
-    places: Array
+    fed: Fed
     names: Callable[[int], str]
 
     def records(self, *, at_most: int) -> tuple[list[KvViolation], Counter[Reason]]:
         """The records, no more than so many, and how many tokens failed for each reason."""
         found: list[KvViolation] = []
         counts: Counter[Reason] = Counter()
+        fed, tokens = self.fed, self.fed.tokens
         for reason, failed, expected, seen in (
-            (Reason.WRITE_TOKEN, self.tokens, self.expected & _TOKEN_BITS, self.fed),
-            (Reason.WRITE_POSITION, self.places, self.expected_slots, self.slots),
+            (Reason.WRITE_TOKEN, fed.wrong_tokens, fed.expected & _TOKEN_BITS, tokens.ids),
+            (Reason.WRITE_POSITION, fed.wrong_places, fed.table_slots, tokens.slots),
         ):
             for index in self.arrays.where(failed):
                 counts[reason] += 1
@@ -167,8 +162,8 @@ class InputCheck:
                         KvViolation(
                             step=self.step,
                             pool=self.pool,
-                            slot=int(self.slots[index]),
-                            position=int(self.positions[index]),
+                            slot=int(tokens.slots[index]),
+                            position=int(tokens.positions[index]),
                             reason=reason,
                             expected=int(expected[index]),
                             found=int(seen[index]),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from scripted_core.errors import ConfigError
 
-from scripted_canary.arrays import Array, Flag, Words
+from scripted_canary.arrays import Array, Flag, Mirror, SameMemory, Words
 
 
 class DeviceFlag:
@@ -22,10 +22,10 @@ class DeviceFlag:
     def __init__(self, flag: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None
         if flag.device.type == "cuda":
-            self._host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._host = torch.empty((), dtype=flag.dtype, pin_memory=True)
             self._host.copy_(flag, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(flag.device))
         else:
             self._host = flag
 
@@ -36,8 +36,13 @@ class DeviceFlag:
         return bool(self._host)
 
 
-class _DeviceWords:
-    """Words of each slot."""
+class DeviceWords:
+    """Words of each slot.
+
+    Attributes:
+        values: ``[slots, count]``, the buffer's own memory.
+        count: words of a slot.
+    """
 
     def __init__(self, content: torch.Tensor, *, limit: int | None) -> None:
         words = content
@@ -45,12 +50,25 @@ class _DeviceWords:
             if content.shape[1] % kind.itemsize == 0 and content.data_ptr() % kind.itemsize == 0:
                 words = content.view(kind)
                 break
-        self._words = words if limit is None else words[:, : limit // words.element_size()]
-        self.count: int = self._words.shape[1]
+        self.values = words if limit is None else words[:, : limit // words.element_size()]
+        self.count: int = self.values.shape[1]
 
     def of(self, slots: Array) -> Array:
         """``int64[n, count]``."""
-        return self._words.index_select(0, slots).to(torch.int64)
+        return self.values.index_select(0, slots).to(torch.int64)
+
+
+class HostMirror:
+    """A copy, on a device, of what an engine keeps in host memory."""
+
+    def __init__(self, source: Any, *, device: torch.device) -> None:
+        self.source = source
+        self._host = torch.as_tensor(source)
+        self.here = self._host.to(device, copy=True)
+
+    def refresh(self) -> Array:
+        """Copy it anew, into the same place."""
+        return self.here.copy_(self._host)
 
 
 class DeviceArrays:
@@ -62,9 +80,11 @@ class DeviceArrays:
         self.device = device
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def view(self, values: Any) -> Array:
-        """The same memory as a tensor."""
-        return torch.as_tensor(values, device=self.device)
+    def mirror(self, values: Any) -> Mirror:
+        """The same memory, or a copy of what the engine keeps in host memory."""
+        if isinstance(values, torch.Tensor) and values.device == self.device:
+            return SameMemory(values)
+        return HostMirror(values, device=self.device)
 
     def whole(self, values: Any) -> Array:
         """Whole numbers as ``int64[n]``."""
@@ -85,7 +105,7 @@ class DeviceArrays:
 
     def words(self, buffer: Any, *, limit: int | None) -> Words:
         """A buffer as words."""
-        return _DeviceWords(self.as_bytes(buffer), limit=limit)
+        return DeviceWords(self.as_bytes(buffer), limit=limit)
 
     def take(self, values: Array, indices: Array) -> Array:
         """``values[indices]``."""
@@ -118,10 +138,6 @@ class DeviceArrays:
         """Indices of what is true."""
         indices: list[int] = mask.nonzero().flatten().tolist()
         return indices
-
-    def copy(self, values: Array) -> Array:
-        """A copy."""
-        return values.clone()
 
     def total(self, values: Array) -> Array | int:
         """The sum of a few values."""

@@ -25,8 +25,8 @@ GROWTH: Final = -3372029247567499371
 SEED: Final = 0x1F83D9ABFB41BD6B
 """The chain before the first token."""
 # NumPy takes several µs to see what a plain number is, for each operation; torch takes these as well.
-_WORD_FACTOR: Final = np.int64(-7046029254386353131)
-_WORD_SHIFT: Final = np.int64(29)
+WORD_FACTOR: Final = np.int64(-7046029254386353131)
+WORD_SHIFT: Final = np.int64(29)
 _HEAD_SHIFT: Final = np.int64(32)
 _MASK: Final = (1 << 64) - 1
 PARTIAL_BYTES: Final = 16
@@ -41,7 +41,7 @@ def head_of(tokens: Array, positions: Array) -> Array:
 
 def word_of(heads: Array) -> Array:
     """What a token at a position adds to the chain."""
-    return (heads ^ (heads >> _WORD_SHIFT)) * _WORD_FACTOR
+    return (heads ^ (heads >> WORD_SHIFT)) * WORD_FACTOR
 
 
 class ChainPowers:
@@ -74,25 +74,29 @@ def signed(value: int) -> int:
 
 
 class ByteHash:
-    """The hash of what slots hold, over some or all of the bytes in the buffers of a pool."""
+    """The hash of what slots hold, over some or all of the bytes in the buffers of a pool.
+
+    Attributes:
+        parts: the words of each buffer that are hashed, and their weights.
+    """
 
     def __init__(self, buffers: Sequence[Any], *, real_data: RealData, arrays: Arrays) -> None:
         """Keep views of the buffers as they are; nothing is copied."""
         self._arrays = arrays
-        self._parts: list[tuple[Words, Array]] = []
+        self.parts: list[tuple[Words, Array]] = []
         if real_data is RealData.NONE:
             return
         limit = PARTIAL_BYTES if real_data is RealData.PARTIAL else None
         used = 0
         for buffer in buffers[:1] if limit is not None else buffers:
             words = arrays.words(buffer, limit=limit)
-            self._parts.append((words, arrays.whole(_weights(used, words.count))))
+            self.parts.append((words, arrays.whole(_weights(used, words.count))))
             used += words.count
 
     def of(self, slots: Array) -> Array:
         """Return the hash of each slot, ``int64[n]``."""
         total: Array = None
-        for words, weights in self._parts:
+        for words, weights in self.parts:
             part = self._arrays.folded_sum(words.of(slots), weights)
             total = part if total is None else total + part
         assert total is not None, "asked only where real data is hashed"

@@ -250,9 +250,8 @@ def _swap_rows(
     first, second, length = random.Random(one.seed).choice(pairs)
 
     def swap() -> None:
-        kept = group.arrays.copy(table[first, :length])
-        table[first, :length] = table[second, :length]
-        table[second, :length] = kept
+        # What is selected by a list is a copy.
+        table[[first, second], :length] = table[[second, first], :length]
 
     swap()
     one.put_back.append(swap)

@@ -41,12 +41,18 @@ class SlotShadow:
         self.num_slots = len(self.buffers[0])
         self.hashes_data = real_data is not RealData.NONE
         self.byte_hash = ByteHash(view.buffers, real_data=real_data, arrays=arrays)
-        self.mapping = None if view.mapping is None else arrays.view(view.mapping)
+        self._mapping = None if view.mapping is None else arrays.mirror(view.mapping)
         self.heads, self.chains, self.sums = (arrays.zeros(self.num_slots) for _ in range(3))
+
+    @property
+    def mapping(self) -> Array | None:
+        """This pool's slot beside each full one, as it is now; ``None`` where they are the same."""
+        return None if self._mapping is None else self._mapping.refresh()
 
     def own(self, full_slots: Array) -> Array:
         """This pool's slots beside full slots."""
-        return full_slots if self.mapping is None else self.arrays.take(self.mapping, full_slots)
+        mapping = self.mapping
+        return full_slots if mapping is None else self.arrays.take(mapping, full_slots)
 
     def record(self, full_slots: Array, heads: Array, chains: Array) -> None:
         """A forward has written these slots."""
