@@ -151,6 +151,12 @@ def run(message, address, channel, progress, worker):
         case "exits":
             print("about to exit", flush=True)
             os._exit(3)
+        case "lets_go_of_the_wire":  # as one that tears down a GPU's context before it ends
+            channel.send(ScriptSucceeded(n, 1, "last"))
+            channel.close()
+            print("has let go", flush=True)
+            time.sleep(0.7)
+            os._exit(3)
         case "loses_a_worker":
             worker.kill()
         case "reports":

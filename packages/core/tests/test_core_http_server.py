@@ -79,6 +79,10 @@ def exits(t):
     yield
 
 
+def lets_go_of_the_wire(t):
+    yield
+
+
 def loses_a_worker(t):
     yield
 
@@ -319,6 +323,16 @@ def test_an_exit_is_seen_at_once_with_code_and_log(start, plugin):
         server.execute_script(succeeds)
     server.shutdown()
     assert plugin.events[-1] == "stopped"
+
+
+def test_an_engine_that_lets_go_of_the_wire_before_it_ends_has_died(start):
+    server = start()
+    server.execute_script(lets_go_of_the_wire)
+    with within(SOON_S):
+        while "has let go" not in server.log_text():
+            time.sleep(0.01)
+        with pytest.raises(EngineDied, match="exited with code 3"):
+            server.execute_script(succeeds)
 
 
 def test_the_death_of_a_worker_is_seen_although_its_parent_lives_on(start):

@@ -116,7 +116,7 @@ def test_locked_prefixes_stay_on_every_stage(t):
 
 _missed = pytest.mark.scripted_known_defect(
     engine="sglang",
-    releases="<=0.5.15",
+    releases="<0.5.16",
     finding="docs/findings/sglang-pp-abort-of-another-slot.md",
     match="RequestStatus.FINISHED",
 )

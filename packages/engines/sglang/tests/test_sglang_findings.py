@@ -48,7 +48,7 @@ def _found(page, *, match, releases=""):
 @_as_shipped
 @_found(
     "sglang-batch-is-full-never-cleared",
-    releases="<=0.5.20",
+    releases="<0.5.21",
     match="no batch ran for 64 iterations",
 )
 def test_memory_that_comes_back_is_noticed_although_nothing_runs(t):
@@ -64,7 +64,7 @@ def test_memory_that_comes_back_is_noticed_although_nothing_runs(t):
 @_on_sglang
 @_as_shipped
 @_found(
-    "sglang-unasked-answer-ends-the-front", releases="<=0.5.15", match="has no attribute 'append'"
+    "sglang-unasked-answer-ends-the-front", releases="<0.5.16", match="has no attribute 'append'"
 )
 def test_an_answer_that_nobody_waits_for_does_no_harm(t):
     r = t.start_req(prompt_len=20, seed=1, max_new_tokens=2, ignore_eos=True)

@@ -41,7 +41,7 @@ pytestmark = [
 _PROMPT = {"prompt_len": 20, "seed": 3}
 _repeats_a_token = pytest.mark.scripted_known_defect(
     engine="sglang",
-    releases="<=0.5.15",
+    releases="<0.5.16",
     finding="docs/findings/sglang-abort-repeats-a-token.md",
     match="client.token_ids == r.output_ids",
 )

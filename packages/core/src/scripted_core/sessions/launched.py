@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -122,7 +123,10 @@ class LaunchedEngine:
 
     def send(self, message: Message) -> None:
         """Send to the driver rank."""
-        self._channel.send(message)
+        # An engine that dies lets go of the wire before its process has ended: the next look at that
+        # says who ended and how.
+        with contextlib.suppress(zmq.Again):
+            self._channel.send(message)
 
     def receive(self) -> Message | None:
         """What the driver rank says, and what any rank reports."""
