@@ -19,7 +19,7 @@ from bench.canary_campaign import TOPOLOGIES, Campaign, Tick, run_campaign, run_
 from bench.canary_load import Fate
 
 _ASKED_US: Final = 100
-_COSTS: Final = (("hash", 8, 48), ("hash", 8, 240), ("tiny", 8, 48))
+_COSTS: Final = (("hash", 8, 48), ("hash", 8, 240), ("tiny", 8, 48), ("tiny", 8, 240))
 """The model, how many requests decode, and tokens of each prompt."""
 _NAMES: Final[dict[PerturbKind, str]] = {
     PerturbKind.USED_SLOT: "bytes of a slot in use flipped",
