@@ -43,8 +43,8 @@ class ServerProcess:
             (launch.argv, launch.env, _MAIN),
         ]
         LAST_ACTS.add(self, self._abandon)
-        # One file for all of them, so that they write behind each other.
-        with open(address.log, "wb") as log:
+        # One file for all of them, to be appended to, so that they write behind each other.
+        with open(address.log, "ab") as log:
             try:
                 for argv, env, role in starts:
                     started = self._start(argv, env, role=role, engine=engine, log=log)
