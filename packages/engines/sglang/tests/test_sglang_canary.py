@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from scripted_chunked import run_until_all_finished, run_until_finished
+from scripted_core.errors import EngineDied
+from scripted_core.sessions.http_server import ScriptedHttpServer
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
 
-register_cpu_ci(est_time=40, stage="single-sglang", runner_config="cpu")
+register_cpu_ci(est_time=120, stage="single-sglang", runner_config="cpu")
 CANARY = {
     "kv_canary": "log",
     "kv_canary_real_data": "all",
@@ -133,3 +135,35 @@ def test_a_canary_that_is_not_told_says_so(t):
     canary.attach()
     new = canary.violations.last(canary.violations_total - before)
     assert [one.reason.value for one in new] == ["canary_stopped"]
+
+
+TWO_RANKS = {**CANARY, "tp_size": 2, "kv_canary": "raise"}
+
+
+@pytest.mark.scripted(**TWO_RANKS)
+def test_both_ranks_are_clean_under_chunks_pressure_and_a_retraction(t):
+    requests = [
+        t.start_req(prompt_len=120, seed=i, max_new_tokens=20, ignore_eos=True) for i in range(6)
+    ]
+    for _ in range(8):
+        yield
+    t.pause_generation(mode="retract")
+    yield
+    t.continue_generation()
+    yield from run_until_all_finished(requests)
+    assert t.canary.violations_total == 0
+    assert t.canary.verified_slots_total > 1000
+
+
+def test_what_breaks_on_the_second_rank_alone_is_found_there(scripted_backend, monkeypatch):
+    monkeypatch.setenv("SCRIPTED_KV_PERTURB", "used_slot:1:7:full@tp1")
+    with ScriptedHttpServer.start(backend="sglang", **TWO_RANKS) as server:
+        with pytest.raises(EngineDied) as caught:
+            server.execute_script(_decodes)
+    assert "scheduler tp1" in str(caught.value)
+    assert "verify_real_kv_hash" in str(caught.value)
+    assert "full@tp1" in str(caught.value)
+
+
+def _decodes(t):
+    yield from decoding(t, 1, tokens=8)

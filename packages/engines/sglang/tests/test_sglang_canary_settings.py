@@ -39,6 +39,7 @@ def test_the_arguments_are_ours_on_a_cpu_and_sglangs_elsewhere():
         ({"kv_canary_real_data": "some"}, "kv_canary_real_data='some'"),
         ({"kv_canary_sweep_interval": -1}, "kv_canary_sweep_interval=-1"),
         ({"pp_size": 2}, "pp_size above 1"),
+        ({"tp_size": 2, "dp_size": 2}, "dp_size above 1"),
         ({"speculative_algorithm": "EAGLE"}, "speculative_algorithm"),
     ],
 )

@@ -1,8 +1,8 @@
 """Which server arguments are for our KV canary, and how they get to the scheduler process.
 
-SGLang has a KV canary of its own, which needs triton. On one device of a CPU the arguments of the same
-names are for ours, and travel in a variable. The servers of a pair have SGLang's own, which knows of
-pairs.
+SGLang has a KV canary of its own, which needs triton. On a CPU the arguments of the same names are for
+ours, and travel in a variable that every rank of a tensor parallel group reads. The servers of a pair
+have SGLang's own, which knows of pairs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def take_settings(kwargs: dict[str, Any], *, on_cpu: bool) -> dict[str, str]:
     """Take our canary's arguments out of a server's, and return the variable that stands for them.
 
     Nothing is taken from a server of a pair: its canary is SGLang's own. Raises ``ConfigError`` where
-    several processes would have to be watched.
+    the stages of a pipeline, replicas or drafts would have to be watched.
     """
     if not on_cpu or kwargs.get("kv_canary") in (None, "none"):
         return {}
     if kwargs.get("disaggregation_mode") not in (None, "null"):
         return {}
-    for name in ("tp_size", "pp_size", "dp_size"):
+    for name in ("pp_size", "dp_size"):
         if int(str(kwargs.get(name) or 1)) > 1:
             raise _refused(kwargs, f"{name} above 1")
     if kwargs.get("speculative_algorithm") is not None:

@@ -1,6 +1,7 @@
-"""SGLang's KV for somebody who watches it: ``scripted_core.kv_watch.KvWatchPort``, on one device.
+"""SGLang's KV for somebody who watches it: ``scripted_core.kv_watch.KvWatchPort``.
 
-The arguments of the canary are read from a variable, see ``kv_settings``.
+Each rank of a tensor parallel group has its own part of the KV, and its own watcher. The arguments of
+the canary are read from a variable, see ``kv_settings``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def can_be_watched(scheduler: Any, *, version: str) -> bool:
     """Whether all KV of a scheduler is in one pool of keys and values that is reachable from here."""
     return (
         _compat.gives_batches_to_its_model(version)
-        and not _compat.placement(scheduler)
+        and _compat.placement(scheduler).keys() <= {"tp"}
         and _compat.is_plain(scheduler)
         and _compat.kv_buffers(scheduler) is not None
     )
@@ -37,6 +38,7 @@ class WatchedAdapter(SglangAdapter):
     """The adapter of a scheduler whose KV can be watched."""
 
     kv_watcher: KvWatcher | None = None
+    _pool: str = _FULL
     _last_requests: tuple[Any, ...] = ()
 
     # -- KvWatchPort ---------------------------------------------------------------------------
@@ -47,12 +49,15 @@ class WatchedAdapter(SglangAdapter):
         return {"kv_canary": "none", **settings}
 
     def kv_groups(self) -> Sequence[KvGroup]:
-        """The one pool."""
+        """The one pool: ``full``, and ``full@tp1`` of another rank."""
         buffers = _compat.kv_buffers(self.scheduler)
         assert buffers is not None, "only such a scheduler has this adapter"
+        rank, _ = _compat.placement(self.scheduler).get("tp", (0, 1))
+        if rank:
+            self._pool = f"{_FULL}@tp{rank}"
         table = self.scheduler.req_to_token_pool.req_to_token
-        storage = KvStorageView(name=_FULL, buffers=buffers)
-        return (KvGroup(name=_FULL, table=table, storages=(storage,)),)
+        storage = KvStorageView(name=self._pool, buffers=buffers)
+        return (KvGroup(name=self._pool, table=table, storages=(storage,)),)
 
     def watch_kv(self, watcher: KvWatcher | None) -> None:
         """Tell ``watcher`` of every forward from now on."""
@@ -60,7 +65,7 @@ class WatchedAdapter(SglangAdapter):
 
     def cached_slots(self, storage: str) -> CachedSlots | None:
         """What the prefix tree holds; ``None`` also of a tree whose nodes do not show their slots."""
-        return None if storage != _FULL else _cached(self.scheduler.tree_cache)
+        return None if storage != self._pool else _cached(self.scheduler.tree_cache)
 
     def forwards_total(self, group: str) -> int:
         """SGLang's own count."""
@@ -74,10 +79,10 @@ class WatchedAdapter(SglangAdapter):
         told = None if watcher is None else self._describe(batch)
         if watcher is None or told is None:
             return forward()
-        watcher.before_forward(_FULL, told)
+        watcher.before_forward(self._pool, told)
         batch.input_ids = told.input_ids  # another one where somebody perturbs
         result = forward()
-        watcher.after_forward(_FULL, told, result.next_token_ids)
+        watcher.after_forward(self._pool, told, result.next_token_ids)
         return result
 
     def _describe(self, batch: Any) -> KvBatch | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from scripted_sglang._compat.disaggregation import outputs_of
 
 
@@ -48,8 +50,9 @@ def prepared(batch: Any) -> Prepared | None:
         lens = batch.seq_lens if batch.seq_lens_cpu is None else batch.seq_lens_cpu
         return Prepared(batch.req_pool_indices, batch.seq_lens - 1, int(lens.max()) - 1, None)
     if mode.is_extend():
-        prefixes = list(batch.prefix_lens)
-        return Prepared(batch.req_pool_indices, prefixes, max(prefixes), list(batch.extend_lens))
+        starts = np.array(batch.prefix_lens, dtype=np.int64)
+        counts = list(batch.extend_lens)
+        return Prepared(batch.req_pool_indices, starts, int(starts.max()), counts)
     return None
 
 
