@@ -10,6 +10,7 @@ from scripted_explore.laboratory import Laboratory
 from scripted_explore.operations import (
     Abort,
     AbortAll,
+    Continue,
     EvictPrefix,
     Flush,
     Pause,
@@ -75,6 +76,17 @@ def test_an_abort_while_paused_in_place_meets_kv_that_arrives(steps: int) -> Non
     ops = (start, Steps(steps), in_place, AbortAll(), retract, Steps(1))
     with Laboratory("reference", (pair,)) as laboratory:
         assert laboratory.run(Program("pd", dict(pair.base), ops)).signature is None
+
+
+def test_a_retraction_that_is_over_in_its_iteration_has_processed_what_was_in_flight() -> None:
+    # So the pause in place behind it sees a request end by itself.
+    (single,) = topologies("reference", ["single"])
+    kwargs = {**single.base, "disable_overlap_schedule": False}
+    in_place, retract = Pause(PauseMode.IN_PLACE), Pause(PauseMode.RETRACT)
+    start = Start(family=0, shared=0, own=0, own_tokens=1, new_tokens=1)
+    ops = (start, Steps(1), retract, Continue(), in_place, Steps(1))
+    with Laboratory("reference", (single,)) as laboratory:
+        assert laboratory.run(Program("single", kwargs, ops)).signature is None
 
 
 def test_a_prompt_that_is_prefilled_again_is_one_hit_more() -> None:

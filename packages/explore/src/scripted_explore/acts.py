@@ -155,8 +155,8 @@ class Actor:
     def _pausing(self, op: o.Op) -> tuple[bool, Any]:
         world, t = self._world, self._world.t
         if isinstance(op, o.Pause):
-            before = world.pause
-            meets = before is not None and before.since == world.step
+            meets = world.paused_in == world.step
+            world.paused_in = world.step
             world.pause = PauseSeen(op.mode, world.step, meets_another=meets)
             t.pause_generation(mode=op.mode)
             return True, None

@@ -73,6 +73,8 @@ class World:
     locked: bool = False
     transfer_touched: bool = False
     unpaused_since: int = 0
+    paused_in: int = -1
+    """The iteration of the last pause, whether that is in force or over."""
     done: list[Op] = field(default_factory=list)
     """Operations so far."""
     boundary: list[Op] = field(default_factory=list)
