@@ -79,7 +79,9 @@ TABLE = {
             ("fault_table.py", ("typer", "scripted_reference")),
         ),
     ),
-    "packages/canary": Row("scripted_canary", ours=("scripted_core",), others=("torch", "numpy")),
+    "packages/canary": Row(
+        "scripted_canary", ours=("scripted_core",), others=("torch", "numpy", "triton")
+    ),
     # Data: checkpoints that any engine can load. What trained them needs the rest.
     "packages/models": Row("scripted_models", others=("torch", "safetensors", "tokenizers")),
     # What kits share: they do not import one another. The command is its edge, as in core.
