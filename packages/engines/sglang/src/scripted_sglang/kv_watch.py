@@ -6,6 +6,7 @@ the canary are read from a variable, see ``kv_settings``.
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import os
@@ -38,8 +39,12 @@ class WatchedAdapter(SglangAdapter):
     """The adapter of a scheduler whose KV can be watched."""
 
     kv_watcher: KvWatcher | None = None
-    _pool: str = _FULL
     _last_requests: tuple[Any, ...] = ()
+
+    @functools.cached_property
+    def _pool(self) -> str:
+        rank, _ = _compat.placement(self.scheduler).get("tp", (0, 1))
+        return f"{_FULL}@tp{rank}" if rank else _FULL
 
     # -- KvWatchPort ---------------------------------------------------------------------------
 
@@ -52,9 +57,6 @@ class WatchedAdapter(SglangAdapter):
         """The one pool: ``full``, and ``full@tp1`` of another rank."""
         buffers = _compat.kv_buffers(self.scheduler)
         assert buffers is not None, "only such a scheduler has this adapter"
-        rank, _ = _compat.placement(self.scheduler).get("tp", (0, 1))
-        if rank:
-            self._pool = f"{_FULL}@tp{rank}"
         table = self.scheduler.req_to_token_pool.req_to_token
         storage = KvStorageView(name=self._pool, buffers=buffers)
         return (KvGroup(name=self._pool, table=table, storages=(storage,)),)
