@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import scripted_registry.manager
+from scripted_core.free_ports import free_port
 from scripted_core.ports import JobOutcome
 from scripted_core.sessions.launch import ServerLaunch
 from scripted_core.trace import StepTrace
@@ -108,12 +108,6 @@ class Engine:
     def close(self):
         if self.hook.config.kwargs.get("stuck"):
             raise OSError("it does not stop")
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def lacks(config):

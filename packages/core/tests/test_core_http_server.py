@@ -23,6 +23,7 @@ from scripted_core.errors import (
     ScriptNotImportable,
     ScriptStalled,
 )
+from scripted_core.free_ports import free_port
 from scripted_core.logs import capture_logs
 from scripted_core.sessions import ScriptedHttpServer, ServerLaunch
 from scripted_core.sessions.launch import SESSION_FOLDER
@@ -93,12 +94,6 @@ def reports(t):
 
 def speaks_out_of_turn(t):
     yield
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class ServerPlugin:

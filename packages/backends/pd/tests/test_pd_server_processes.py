@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +20,7 @@ from scripted_backend_pd.case import PdTestCase
 from scripted_backend_pd.pair_client import SHORT_PROMPT, PdPair
 from scripted_core import InProcessSession, ScriptedHttpServer
 from scripted_core.errors import ConfigError, EngineDied
+from scripted_core.free_ports import free_ports
 from scripted_core.sessions.processes import still_running
 from scripted_registry.ci import register_cpu_ci
 
@@ -234,14 +233,6 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert still_running(map(int, pids)) == {}
 
 
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def _started(*module, **engine_kwargs):
     given = json.dumps(engine_kwargs) if engine_kwargs else None
     process = subprocess.Popen(
@@ -258,7 +249,7 @@ def _started(*module, **engine_kwargs):
 
 
 def test_servers_started_by_hand_answer_and_outlive_their_partner():
-    ports = _free_ports(4)
+    ports = free_ports("127.0.0.1", 4)
     urls = [f"http://127.0.0.1:{port}" for port in ports[:3]]
     kwargs = {**single_device_kwargs_of(_KWARGS), "disaggregation_bootstrap_port": ports[3]}
     prompt = Prompt(200, seed=4)

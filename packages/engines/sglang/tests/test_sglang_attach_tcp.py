@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 from scripted_core.errors import EngineBusy, EngineDied, ScriptFailed
+from scripted_core.free_ports import free_port
 from scripted_core.sessions import ScriptedHttpServer
 from scripted_core.sessions.processes import group_members
 from scripted_core.wire.keys import make_keys
 from scripted_registry.ci import register_cpu_ci
 from scripted_sglang import launch
+from scripted_sglang.server import HIGHEST_PORT
 from scripted_sglang.tiny_model import write_tiny_model
 
 register_cpu_ci(est_time=60, stage="single-sglang", runner_config="cpu")
@@ -45,7 +47,7 @@ class Elsewhere:
         (folder / "t").mkdir()
         kwargs = {**launch.default_kwargs(cpu=True), "model_path": str(folder / "model")}
         kwargs |= {"chunked_prefill_size": _CHUNK, "api_key": "a-key-of-its-own"}
-        self.port = _free_port()
+        self.port = free_port(highest=HIGHEST_PORT)
         argv = launch.server_argv(kwargs, host="127.0.0.1", port=self.port)
         env = {
             **os.environ,
@@ -78,14 +80,6 @@ class Elsewhere:
         return ScriptedHttpServer.attach(
             self.address, key_file=self.key, **{"timeout_s": 60.0, **kwargs}
         )
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1]) % 20_000 + 20_000
 
 
 @pytest.fixture(scope="module")

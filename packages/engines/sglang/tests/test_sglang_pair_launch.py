@@ -141,7 +141,3 @@ def test_a_release_that_hides_what_its_servers_send_has_no_pairs(tmp_path, monke
     assert "CommonKVReceiver._send_bootstrap_message" in found
     monkeypatch.setattr(pair_transport, "find_place", lambda package, need: need.places[0])
     assert pair_transport.why_no_transfer.__wrapped__() is None
-
-
-def test_ports_that_are_asked_for_together_differ():
-    assert len(set(server.free_ports("127.0.0.1", 12))) == 12

@@ -53,16 +53,16 @@ def serve(
     from scripted_registry import EngineMode
 
     from scripted_core.engine_args import parse_engine_args
+    from scripted_core.free_ports import free_port
     from scripted_core.sessions.base import make_config
 
     kwargs = parse_engine_args(engine_arg or [])
     for name, option in (("host", "--host"), ("port", "--port")):
         if name in kwargs:
             raise ConfigError(f"--engine-arg {name} is not taken here", hint=f"use {option}")
-    family = _family(host)
-    kwargs |= {"host": host, "port": port or _free_port(host, family)}
+    _check_port(host, port, _family(host))
+    kwargs |= {"host": host, "port": port or free_port(host)}
     config = make_config(backend, kwargs, mode=EngineMode.SERVER)
-    _check_port(host, int(kwargs["port"]), family)
     from scripted_core.sessions.http_server import ScriptedHttpServer
 
     if not as_json:
@@ -131,16 +131,8 @@ def _family(host: str) -> socket.AddressFamily:
         ) from None
 
 
-def _free_port(host: str, family: socket.AddressFamily) -> int:
-    return _bound_port(host, 0, family)
-
-
 def _check_port(host: str, port: int, family: socket.AddressFamily) -> None:
     """Raise ``ConfigError`` when ``port`` cannot be had, before an engine takes its time over it."""
-    _bound_port(host, port, family)
-
-
-def _bound_port(host: str, port: int, family: socket.AddressFamily) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do it: a port whose last connections are dying away is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,4 +148,3 @@ def _bound_port(host: str, port: int, family: socket.AddressFamily) -> int:
                 if taken
                 else "see --host and --port; ports below 1024 need privileges",
             ) from None
-        return int(probe.getsockname()[1])

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from scripted_core.free_ports import free_port
 from scripted_registry.ci import register_cpu_ci
 
 register_cpu_ci(est_time=30, stage="reference", runner_config="cpu")
@@ -167,11 +168,7 @@ def test_a_closed_pipe_is_no_failed_script(tmp_path: Path) -> None:
 
 
 def test_two_servers_on_one_port_do_not_both_say_that_they_serve(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     command = [SCRIPTED, "serve", "--backend", "reference", "--json"]
     servers = [
         subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import urllib.request
 from urllib.error import HTTPError, URLError
 
 import pytest
+from scripted_core.free_ports import free_port
 from scripted_core.sessions.processes import descendants, still_running
 from scripted_registry.ci import register_cpu_ci
 
@@ -125,9 +125,7 @@ def test_arguments_that_are_wrong_are_refused_in_words(kwargs, message):
 
 
 def test_a_full_disk_costs_log_lines_and_not_the_server(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with open("/dev/full", "w") as full:
         server = subprocess.Popen(
             [sys.executable, "-P", "-m", "scripted_reference.server", "--port", str(port)],

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from scripted_core.errors import CapabilityMissing, ConfigError
+from scripted_core.free_ports import free_ports
 from scripted_core.sessions.launch import ServerLaunch, ServerMember
 from scripted_core.views import Side
 from scripted_registry import EngineConfig
 
 from scripted_sglang.environment import ENV_BASE_URL
 from scripted_sglang.pair_transport import why_no_transfer
-from scripted_sglang.server import HOST, free_ports, one_server, port_of
+from scripted_sglang.server import HIGHEST_PORT, HOST, one_server, port_of
 
 _ONLY_OF_PREFILL: Final = "prefill_kwargs"
 _ONLY_OF_DECODE: Final = "decode_kwargs"
@@ -68,7 +69,7 @@ def pair_launch(config: EngineConfig) -> ServerLaunch:
     _refuse_ranks(common, *sides.values())
     host = str(common.pop("host", None) or HOST)
     router_port = port_of(host, common.pop("port", None))
-    bootstrap, *ports = free_ports(host, 5)
+    bootstrap, *ports = free_ports(host, 5, highest=HIGHEST_PORT)
     router_url = f"http://{host}:{router_port}"
     members = []
     launches = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import math
 import os
@@ -15,6 +14,7 @@ from typing import Final
 
 import structlog
 from scripted_core.errors import CapabilityMissing, ConfigError, EngineStartError
+from scripted_core.free_ports import free_port
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch
 from scripted_registry import EngineConfig
 
@@ -41,6 +41,9 @@ from scripted_sglang.tiny_model import (
 _log = structlog.get_logger("scripted.sglang")
 HOST: Final = "127.0.0.1"
 """Where servers listen unless they are told otherwise."""
+HIGHEST_PORT: Final = 65_535 - 10_000
+"""0.5.15 keeps the port 10,000 above its own for a second interface, and does not start when there can
+be none."""
 
 _TINY_MODEL_FOLDER: Final = "tiny-model"
 _TINY_CONTEXT_LENGTH: Final = 1024
@@ -48,11 +51,6 @@ _TRAINED_MODEL: Final = "tiny"
 _PARALLEL_SIZES: Final = ("tp_size", "pp_size", "dp_size")
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
-
-# 0.5.15 keeps the port 10,000 above its own for a second interface, and refuses to start when there
-# can be no such port.
-_HIGHEST_PORT: Final = 65_535 - 10_000
-_PORT_TRIES: Final = 256
 
 # Its front calls itself a moment before its port is open, and goes on when that fails.
 _HARMLESS: Final = "/freeze_gc"
@@ -235,7 +233,7 @@ def explain(log: str) -> str | None:
 def port_of(host: str, given: object) -> int:
     """The port that is asked for, or a free one; ``EngineStartError`` when it is taken."""
     if given is None:
-        return free_ports(host, 1)[0]
+        return free_port(host, highest=HIGHEST_PORT)
     port = int(str(given))
     try:
         with socket.socket() as probe:
@@ -246,25 +244,6 @@ def port_of(host: str, given: object) -> int:
             hint="leave port out for a free one, or end the server that has it",
         ) from error
     return port
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Different ports on which nothing listens now."""
-    found: list[int] = []
-    with contextlib.ExitStack() as taken:
-        for _ in range(_PORT_TRIES):
-            # Kept until all are found, so that the system does not offer the same again.
-            probe = taken.enter_context(socket.socket())
-            probe.bind((host, 0))
-            port = int(probe.getsockname()[1])
-            if port <= _HIGHEST_PORT:
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise EngineStartError(
-        f"the system offers no free port up to {_HIGHEST_PORT} on {host}",
-        hint="give one with port=",
-    )
 
 
 def _has_gpu() -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from scripted_core.errors import ConfigError, EngineStartError
+from scripted_core.free_ports import free_port
 from scripted_core.sessions.processes import descendants
 
 DEFAULT_MODEL_NAME_FOR_TEST: Final = "tiny"
@@ -27,8 +26,6 @@ DEFAULT_DRAFT_MODEL_EAGLE3: Final = "tiny-draft"
 DEFAULT_TIMEOUT_FOR_SERVER_LAUNCH: Final = 300.0
 DEFAULT_URL_FOR_TEST: Final = "http://127.0.0.1:21000"
 
-_PORTS: Final = (15_000, 30_000)
-_PORT_TRIES: Final = 64
 _PROGRAM: Final = "from scripted_core.cli import main; main()"
 _STOP_GRACE_S: Final = 10.0
 _LAUNCHED: Final[dict[int, subprocess.Popen[str]]] = {}
@@ -89,16 +86,7 @@ def free_url(host: str = "127.0.0.1") -> str:
     It is below those that the system gives to outgoing connections, so that none of them takes it before
     the server does.
     """
-    ports = random.SystemRandom()
-    for _ in range(_PORT_TRIES):
-        port = ports.randrange(*_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            return f"http://{host}:{port}"
-    raise EngineStartError(
-        f"none of {_PORT_TRIES} ports from {_PORTS[0]} to {_PORTS[1] - 1} on {host} is free",
-        hint="end servers that are not needed, or name a port yourself",
-    )
+    return f"http://{host}:{free_port(host)}"
 
 
 def engine_arguments(flags: Sequence[object]) -> dict[str, str]:

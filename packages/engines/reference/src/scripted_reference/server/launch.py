@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripted_core.errors import ConfigError, EngineStartError
+from scripted_core.free_ports import free_port
 from scripted_core.sessions.launch import SESSION_FOLDER, ServerLaunch, ServerMember, url_of
 from scripted_core.views import Side
 from scripted_registry import EngineConfig
@@ -127,8 +128,8 @@ def _port(host: str, given: object) -> int:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
         raise ConfigError(f"port={given!r} is no port", hint="leave port out for a free one")
     try:
-        with bound(host=host, port=port) as probe:
-            return int(probe.getsockname()[1])
+        with bound(host=host, port=port):
+            return port or free_port(host)
     except ConfigError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
