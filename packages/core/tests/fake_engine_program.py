@@ -42,6 +42,9 @@ HOW, PORT = sys.argv[1], int(sys.argv[2])
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if HOW == "loses_its_front":
+            print("error: its front could not listen", file=sys.stderr, flush=True)
+            os._exit(1)
         self.send_response(503 if HOW == "never_healthy" else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -448,6 +448,18 @@ def test_an_adapter_may_explain_the_log(start):
         start("refuses", explain=lambda log: "there is no colour" if "--colour" in log else None)
 
 
+def test_an_engine_that_ends_behind_its_greeting_and_before_it_serves_has_not_started(
+    start, plugin
+):
+    with within(SOON_S), pytest.raises(EngineStartError, match="there is no front") as caught:
+        start(
+            "loses_its_front", explain=lambda log: "there is no front" if "front" in log else None
+        )
+    assert "its front could not listen" in str(caught.value)
+    assert plugin.events == ["before_start", "died", "stopped"]
+    assert_nothing_is_left(plugin)
+
+
 def test_a_command_that_does_not_exist_is_named(start, plugin):
     with within(SOON_S), pytest.raises(EngineStartError, match="no-such-program-anywhere"):
         start(argv=("no-such-program-anywhere",))

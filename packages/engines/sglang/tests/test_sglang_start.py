@@ -153,6 +153,13 @@ def test_a_tested_release_is_neither_probed_nor_remarked_on(
         ),
         ("SomeWarning: not an error\n", None),
         ("requests.exceptions.ConnectionError: Max retries exceeded with url: /freeze_gc", None),
+        (
+            "ERROR:    [Errno 98] error while attempting to bind on address ('::1', 4638): "
+            "address already in use\nINFO:     Waiting for application shutdown.\n"
+            "requests.exceptions.ReadTimeout: HTTPConnectionPool(port=4638): Read timed out.",
+            "SGLang says: [Errno 98] error while attempting to bind on address ('::1', 4638); "
+            "another program took the port while SGLang started: try again",
+        ),
     ],
 )
 def test_the_last_error_of_a_log_is_the_explanation(log: str, said: str | None) -> None:

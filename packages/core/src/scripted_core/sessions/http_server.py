@@ -76,6 +76,7 @@ class ScriptedHttpServer:
         self._plugins = get_plugin_manager()
         self._id = new_session_id()
         self._ready: HookReady | None = None
+        self._has_started = False  # it has said hello, and its front answers
         self._talk = Conversation(engine, stall_timeout_s=stall_timeout_s, died=self._died)
 
     @classmethod
@@ -132,6 +133,7 @@ class ScriptedHttpServer:
         )
         try:
             server._accept(engine.ready)
+            server._has_started = True
         except BaseException:
             engine.stop(politely=True)
             raise
@@ -159,6 +161,7 @@ class ScriptedHttpServer:
                 engine.await_ready(
                     hello=server._said_hello, poll=lambda: server._talk.next_message(0.0)
                 )
+                server._has_started = True
                 plugins.hook.scripted_engine_started(config=config, ready=server._ready)
             except BaseException:
                 server._stop()
@@ -315,8 +318,8 @@ class ScriptedHttpServer:
 
     def _died(self, what: str) -> EngineError:
         """The error for the end of the engine, of which everybody is told."""
-        explained = self._engine.explain() if self._ready is None else None
-        kind = EngineDied if self._ready is not None else EngineStartError
+        explained = None if self._has_started else self._engine.explain()
+        kind = EngineDied if self._has_started else EngineStartError
         said = f"\n\n{explained}" if explained else ""
         error = kind(
             f"engine {self.config.engine!r}: {what}{said}\n\nlog tail:\n{self._engine.log_tail()}"

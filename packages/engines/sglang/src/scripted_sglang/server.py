@@ -50,6 +50,7 @@ _TINY_CONTEXT_LENGTH: Final = 1024
 _TRAINED_MODEL: Final = "tiny"
 _PARALLEL_SIZES: Final = ("tp_size", "pp_size", "dp_size")
 _LOAD_FILE = re.compile(r"/dev/shm/sglang_loads_\S+\.shm(?=\n|$)")
+_PORT_TAKEN = re.compile(r"\[Errno \d+\] error while attempting to bind on address \(.+?\)")
 _FAILURE = re.compile(r"^(?:.*\berror: .+|(?:\w+\.)*\w*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
 # Its front calls itself a moment before its port is open, and goes on when that fails.
@@ -225,7 +226,9 @@ def load_files(pids: Iterable[int]) -> set[Path]:
 
 
 def explain(log: str) -> str | None:
-    """SGLang's own last error message in a log, if there is one."""
+    """Why SGLang ended, from its log: a port that was taken from under it, or its last error message."""
+    if (taken := _PORT_TAKEN.search(log)) is not None:
+        return f"SGLang says: {taken[0]}; another program took the port while SGLang started: try again"
     found = [line for line in _FAILURE.findall(log) if _HARMLESS not in line]
     return f"SGLang says: {found[-1].strip()}" if found else None
 
