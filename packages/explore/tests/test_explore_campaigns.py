@@ -13,7 +13,15 @@ import pytest
 from scripted_core.errors import ConfigError
 from scripted_core.views import PauseMode
 from scripted_explore import ProgramFailed, Sometimes, explore
-from scripted_explore.campaign import Campaign, Task, merged, run_task, shrink_finding, split
+from scripted_explore.campaign import (
+    Campaign,
+    Outcome,
+    Task,
+    merged,
+    run_task,
+    shrink_finding,
+    split,
+)
 from scripted_explore.command import Command
 from scripted_explore.corpus import Corpus, program_of
 from scripted_explore.digests import differing
@@ -22,6 +30,7 @@ from scripted_explore.executor_name import ExecutorName
 from scripted_explore.executors import LocalExecutor
 from scripted_explore.finding import Finding, Kind, Signature
 from scripted_explore.laboratory import Laboratory, Run
+from scripted_explore.live import LiveView
 from scripted_explore.operations import EvictAll, Flush, Pause, Steps
 from scripted_explore.program import Program
 from scripted_explore.report import RunReport
@@ -197,6 +206,21 @@ def test_a_finding_is_replayed_from_its_file(
     path.write_text("{}")
     with pytest.raises(ConfigError, match="neither a program nor a finding"):
         program_of(path)
+
+
+def test_in_a_pipe_a_long_campaign_says_every_minute_how_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("scripted_explore.live.time.monotonic", lambda: clock[0])
+    with LiveView(backend="reference", topologies=["single", "pp"]) as view:
+        for after, said in ((59.0, 0), (2.0, 1), (30.0, 0), (30.0, 1)):
+            clock[0] += after
+            view.update(0, Outcome(report=RunReport(), programs=3))
+            view.update(1, Outcome(report=RunReport(), programs=4))
+            lines = capsys.readouterr()
+            assert (lines.out, len(lines.err.splitlines())) == ("", said)
+        assert lines.err.startswith("reference: single, pp: 0 iterations of 7 programs in 121 s")
 
 
 def test_limits_are_asked_for() -> None:

@@ -1,7 +1,8 @@
-"""How a campaign goes, on the terminal while it runs; in a pipe only what came of it."""
+"""How a campaign goes: on a terminal all the time, in a pipe a line a minute to the error output."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from scripted_explore.finding import Finding
 from scripted_explore.sometimes import Sometimes
 
 _PER_SECOND = 4
+_LINE_EVERY_S = 60.0
 
 
 class LiveView:
@@ -26,7 +28,7 @@ class LiveView:
         self._title = f"{backend}: {', '.join(topologies)}"
         self._outcomes: dict[int, Outcome] = {}
         self._lock = threading.Lock()
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._live = (
             Live(console=self._console, get_renderable=self._render, refresh_per_second=_PER_SECOND)
             if self._console.is_terminal
@@ -34,7 +36,7 @@ class LiveView:
         )
 
     def __enter__(self) -> LiveView:
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         if self._live is not None:
             self._live.__enter__()
         return self
@@ -47,10 +49,15 @@ class LiveView:
         """What a task has come to so far."""
         with self._lock:
             self._outcomes[place] = outcome
+            is_due = time.monotonic() - self._last_line >= _LINE_EVERY_S
+            if is_due:
+                self._last_line = time.monotonic()
+        if is_due and self._live is None:
+            print(self._so_far(self._whole()), file=sys.stderr, flush=True)
 
     def summary(self, outcome: Outcome) -> None:
         """What the whole campaign has come to."""
-        self._console.print(_line(self._title, outcome, time.monotonic() - self._started))
+        self._console.print(self._so_far(outcome))
 
     def sometimes(self, outcome: Outcome, missed: Sequence[Sometimes]) -> None:
         """How often each named state was met."""
@@ -71,14 +78,20 @@ class LiveView:
             highlight=False,
         )
 
-    def _render(self) -> Table:
+    def _whole(self) -> Outcome:
         with self._lock:
-            whole = merged(list(self._outcomes.values())) if self._outcomes else Outcome.nothing()
+            return merged(list(self._outcomes.values())) if self._outcomes else Outcome.nothing()
+
+    def _render(self) -> Table:
+        whole = self._whole()
         table = Table.grid()
-        table.add_row(_line(self._title, whole, time.monotonic() - self._started))
+        table.add_row(self._so_far(whole))
         for finding in whole.findings:
             table.add_row(f"[red]{finding.signature}[/red]")
         return table
+
+    def _so_far(self, outcome: Outcome) -> str:
+        return _line(self._title, outcome, time.monotonic() - self._started)
 
 
 def _line(title: str, outcome: Outcome, seconds: float) -> str:

@@ -24,6 +24,8 @@ Progress = Callable[[int, Outcome], None]
 
 _EVERY_S = 0.5
 """Seconds between two reports of a worker: each is a copy of all that it has seen."""
+_SHARE = 0.02
+"""Of a worker's time that may go into reports, which grow with a campaign."""
 _END_TIMEOUT_S = 10.0
 """For a worker that is told to end to shut its engines down."""
 
@@ -109,15 +111,18 @@ def _work(task: Task, pipe: Connection) -> None:
 
 
 def _explore(task: Task, pipe: Connection) -> None:
-    last = time.monotonic()
+    due = time.monotonic() + _EVERY_S
     told: list[tuple[str, int]] = []
 
     def progress(outcome: Outcome) -> None:
-        nonlocal last, told
+        nonlocal due, told
         found = _found(outcome)
-        if found != told or time.monotonic() - last >= _EVERY_S:
-            last, told = time.monotonic(), found
+        now = time.monotonic()
+        if found != told or now >= due:
+            told = found
             pipe.send((False, outcome))
+            sent = time.monotonic()
+            due = sent + max(_EVERY_S, (sent - now) / _SHARE)
 
     try:
         pipe.send((True, Campaign(task, progress=progress).run()))
