@@ -6,13 +6,14 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from scripted_core.errors import ConfigError
 from scripted_core.views import PauseMode
-from scripted_explore import ProgramFailed, Sometimes, explore
+from scripted_explore import ProgramFailed, Sometimes, explore, workers
 from scripted_explore.campaign import (
     Campaign,
     Outcome,
@@ -212,7 +213,7 @@ def test_in_a_pipe_a_long_campaign_says_every_minute_how_it_goes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("scripted_explore.live.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("scripted_explore.live.time", SimpleNamespace(monotonic=lambda: clock[0]))
     with LiveView(backend="reference", topologies=["single", "pp"]) as view:
         for after, said in ((59.0, 0), (2.0, 1), (30.0, 0), (30.0, 1)):
             clock[0] += after
@@ -221,6 +222,31 @@ def test_in_a_pipe_a_long_campaign_says_every_minute_how_it_goes(
             lines = capsys.readouterr()
             assert (lines.out, len(lines.err.splitlines())) == ("", said)
         assert lines.err.startswith("reference: single, pp: 0 iterations of 7 programs in 121 s")
+
+
+@pytest.mark.parametrize(("send_s", "reports"), [(0.0, 15), (1.0, 1)])
+def test_reports_of_a_worker_take_little_of_its_time(
+    send_s: float, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+
+    def found(outcome: Outcome) -> list[tuple[str, int]]:
+        clock[0] += 0.25  # what each program takes
+        return []
+
+    class Pipe:
+        sent = 0
+
+        def send(self, told: tuple[bool, Outcome]) -> None:
+            self.sent += 1
+            clock[0] += send_s
+
+    monkeypatch.setattr(workers, "_found", found)
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    pipe = Pipe()
+    task = Task(backend="reference", topologies=("single",), seed=1, max_programs=30)
+    workers._explore(task, pipe)  # type: ignore[arg-type]
+    assert pipe.sent == reports + 1  # and the last, which is the outcome
 
 
 def test_limits_are_asked_for() -> None:

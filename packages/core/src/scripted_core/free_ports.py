@@ -39,8 +39,8 @@ def free_ports(host: str, count: int, *, highest: int = 65_535) -> list[int]:
     Raises ``OSError`` for a host that is not this machine's, ``EngineStartError`` when too few ports are
     free.
     """
-    kind = socket.SOCK_STREAM
-    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=kind)[0]
+    where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    family, kind, protocol, _, address = where
     found: list[int] = []
     kept: list[socket.socket] = []  # until all are found, so that no port is found twice
     try:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from scripted_core.errors import ConfigError, EngineStartError
 from scripted_core.free_ports import free_port
+from scripted_core.sessions.launch import url_of
 from scripted_core.sessions.processes import descendants
 
 DEFAULT_MODEL_NAME_FOR_TEST: Final = "tiny"
@@ -86,7 +87,7 @@ def free_url(host: str = "127.0.0.1") -> str:
     It is below those that the system gives to outgoing connections, so that none of them takes it before
     the server does.
     """
-    return f"http://{host}:{free_port(host)}"
+    return url_of(host, free_port(host))
 
 
 def engine_arguments(flags: Sequence[object]) -> dict[str, str]:
